@@ -1,0 +1,40 @@
+"""Coil images: their root-sum-of-squares, their sensitivities, and the centre of a frame."""
+
+import torch
+from jaxtyping import Complex, Float, Shaped
+from torch import Tensor
+
+
+def rss(coil_images: Complex[Tensor, "*batch coil y x"]) -> Float[Tensor, "*batch y x"]:
+    """Root-sum-of-squares over coils, the fastMRI target definition (Roemer 1990, doi:10.1002/mrm.1910160203).
+
+    A vector norm, not sqrt(sum(abs**2)): its gradient is 0, not nan, where all coils are empty.
+    """
+    return torch.linalg.vector_norm(coil_images, dim=-3)
+
+
+def expand(
+    image: Complex[Tensor, "*batch y x"], sens_maps: Complex[Tensor, "*batch coil y x"]
+) -> Complex[Tensor, "*batch coil y x"]:
+    """What every coil sees of one image: S x."""
+    return image.unsqueeze(-3) * sens_maps
+
+
+def combine(
+    coil_images: Complex[Tensor, "*batch coil y x"], sens_maps: Complex[Tensor, "*batch coil y x"]
+) -> Complex[Tensor, "*batch y x"]:
+    """One image from what every coil sees, the adjoint of `expand`: S' y = sum over coils of conj(S_c) y_c."""
+    return (coil_images * sens_maps.conj()).sum(dim=-3)
+
+
+def center_crop(images: Shaped[Tensor, "*batch y x"], shape: tuple[int, int]) -> Shaped[Tensor, "*batch h w"]:
+    """The middle `shape` of each frame, as fastMRI cuts it: (n - size) // 2 from the start; zeros around a smaller frame."""
+    for axis, size in zip((-2, -1), shape):
+        have = images.shape[axis]
+        if have >= size:
+            images = images.narrow(axis, (have - size) // 2, size)
+        else:
+            before = (size - have) // 2
+            after = size - have - before
+            images = torch.nn.functional.pad(images, (0, 0, before, after) if axis == -2 else (before, after))
+    return images

@@ -1,0 +1,357 @@
+"""Scans as h5 files: what the index knows of one volume, and the reader of its slices.
+
+Files are strangers'. Only what a file holds itself is read: links that are not hard, datasets stored elsewhere and virtual
+ones are refused, declared shapes are checked before anything is allocated, and whatever is wrong with a file is one
+InputError that names it. Slices are read one at a time; images and k-space keep the scale of the file.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Annotated, Any, Literal, NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Bool, Complex, Float, Shaped
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+from frost.coils import center_crop, rss
+from frost.errors import InputError
+from frost.fourier import ifft2c
+from frost.params import Params
+from frost.sampling import MaskRecord, acs_columns, detect_acs, draw_mask, n_low_frequencies
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+# Far above what a scanner makes, far below what would exhaust a machine.
+MAX_SHAPE = {"kspace": (4096, 512, 8192, 8192), "image": (4096, 8192, 8192), "mask": (8192,)}
+MAX_BYTES = 1 << 30  # of one slice, and of one chunk, which HDF5 unpacks as a whole
+
+
+def _inside(path: str) -> str:
+    """`path` if it stays inside the folder it is relative to."""
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or PurePosixPath(path).is_absolute() or "\0" in path:
+        raise ValueError("a path inside the source folder is needed")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+
+
+class Volume(Params):
+    """One record of the index: a scan with one mask. Nothing in it depends on where its folder lies, or on times."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=200)]
+    """Unique within its split and safe as a folder name: sub-folder, file stem, then `.R4`, `.mask1` where needed."""
+    split: Split
+    file: RelativePath
+    """The k-space file, relative to the source folder."""
+    image_file: RelativePath | None
+    """The image file of the SNU layouts."""
+    layout: Literal["fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
+    patient: str
+    """`patient_id`, else the stem of the file's name."""
+    acquisition: str
+    n_slices: Annotated[int, Field(ge=1)]
+    n_coils: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1)]
+    crop: tuple[Annotated[int, Field(ge=1, le=8192)], Annotated[int, Field(ge=1, le=8192)]]
+    """Size (y, x) of the reconstruction."""
+    mask: MaskRecord
+    target: Literal["file", "computed", "none"]
+    has_clean_target: bool
+    has_grappa: bool
+    maximum: float | None
+    """The file's own `max`, which official scorers use as the data range."""
+    identity: str
+    """sha256 of the contents; for an image and k-space pair, of both."""
+
+    @property
+    def key(self) -> str:
+        """Unique in the whole index: names may repeat across splits (they do in SNU 2026)."""
+        return f"{self.split}/{self.name}"
+
+
+def write_index(folder: Path, index: Mapping[Split, Sequence[Volume]]) -> None:
+    """`folder/train.json`, `val.json` and `test.json`: a JSON list, one volume a line, so that a diff is readable."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        lines = [volume.model_dump_json() for volume in index[split]]
+        (folder / f"{split}.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
+
+
+def read_index(file: Path) -> list[Volume]:
+    """The volumes of one split. Raises InputError where the file is missing or is not an index."""
+    try:
+        return TypeAdapter(list[Volume]).validate_json(file.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; the stage `index` makes it") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{file}: not an index: {where or 'file'}: {first['msg']}; `dvc repro index` makes it"
+        ) from None
+
+
+# ---- h5 files, safely
+
+
+@contextmanager
+def named_faults(path: Path) -> Iterator[None]:
+    """Whatever h5py raises about a damaged file, as one InputError that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except PermissionError:
+        raise InputError(f"{path}: may not be read; its permissions forbid it") from None
+    except (
+        OSError,
+        KeyError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        SystemError,
+    ) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: damaged, truncated or not HDF5 ({reason}); copy it again") from None
+
+
+def open_h5(path: Path) -> h5py.File:
+    """Open for reading. No lock (read-only network disks refuse them), and a small chunk cache: slices are read once."""
+    with named_faults(path):
+        return h5py.File(path, "r", locking=False, rdcc_nbytes=1 << 20)
+
+
+def has_dataset(file: h5py.File, name: str) -> bool:
+    """Whether the root group has a link `name`, without following it."""
+    return bool(file.id.links.exists(name.encode()))
+
+
+def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask"]) -> h5py.Dataset:
+    """The dataset `name`, once all that can be known without reading it is as it should be.
+
+    `kspace` is complex (slice, coil, y, x), `image` real (slice, y, x), `mask` numbers (x,). Raises InputError.
+    """
+    where = f"{file.filename}: `{name}`"
+    link = name.encode()
+    if not file.id.links.exists(link):
+        raise InputError(f"{where}: no such dataset")
+    if file.id.links.get_info(link).type != h5py.h5l.TYPE_HARD:
+        raise InputError(f"{where}: a soft or external link; the data must be in the file itself")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise InputError(f"{where}: not a dataset")
+    if found.is_virtual or found.external:
+        raise InputError(f"{where}: stored in other files; the data must be in the file itself")
+    kinds, words, axes = {
+        "kspace": ("c", "complex numbers", "(slice, coil, y, x)"),
+        "image": ("f", "real numbers", "(slice, y, x)"),
+        "mask": ("biuf", "0 and 1", "(x,)"),
+    }[form]
+    if found.dtype.kind not in kinds:
+        raise InputError(f"{where}: holds {found.dtype}; {words} are needed")
+    limits = MAX_SHAPE[form]
+    shape: tuple[int, ...] = found.shape or ()
+    if len(shape) != len(limits) or 0 in shape:
+        raise InputError(f"{where}: has shape {shape}; {axes} is needed")
+    sizes = [math.prod(shape[1:]), math.prod(found.chunks or (1,))]
+    if any(n > limit for n, limit in zip(shape, limits)) or max(sizes) * found.dtype.itemsize > MAX_BYTES:
+        raise InputError(f"{where}: declares shape {shape} and chunks {found.chunks}; no scan is so large")
+    return found
+
+
+def read_slice(found: h5py.Dataset, i: int, dtype: type[np.generic]) -> np.ndarray:
+    """Slice `i` as `dtype`, from a dataset that `dataset` has passed. Raises InputError where it has NaN or infinity."""
+    if not 0 <= i < found.shape[0]:
+        raise IndexError(f"{i=} of {found.shape[0]} slices")
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is what is looked for
+        values = np.ascontiguousarray(found[i], dtype=dtype)
+    if not np.isfinite(values).all():
+        name = found.name.removeprefix("/")
+        raise InputError(f"{found.file.filename}: `{name}`: slice {i} has NaN or infinite values")
+    return values
+
+
+def read_mask(file: h5py.File, width: int) -> np.ndarray:
+    """The dataset `mask` as bool (x,). Raises InputError unless it is 0 and 1, of that width, with its centre acquired."""
+    where = f"{file.filename}: `mask`"
+    found = dataset(file, "mask", "mask")
+    if found.shape != (width,):
+        raise InputError(
+            f"{where}: has shape {found.shape}; one value for each of the {width} columns is needed"
+        )
+    values = found[()]
+    if not np.isin(values, (0, 1)).all():
+        raise InputError(f"{where}: has values other than 0 and 1")
+    centre = width // 2
+    if not values[max(centre - 1, 0) : centre + 1].all():
+        raise InputError(
+            f"{where}: the columns in the middle are not acquired; centre lines are needed to calibrate"
+        )
+    return values.astype(bool)
+
+
+class Box(NamedTuple):
+    """An annotated lesion of SNU 2026, in pixels of the target image: x to the right and y down from the top left."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+
+
+class VolumeReader:
+    """The slices of one volume, read when asked for: a context manager, `with VolumeReader(source, volume) as reader`.
+
+    Files are opened at the first read, in the process that reads: a reader may be sent to DataLoader workers by pickle or
+    by fork. Raises InputError, naming file and dataset, where a file is damaged, missing or not what the index recorded.
+    """
+
+    def __init__(self, source: Path, volume: Volume) -> None:
+        self.source = source
+        self.volume = volume
+        self._process = os.getpid()
+        self._files: dict[str, h5py.File] = {}
+
+    def __enter__(self) -> "VolumeReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> tuple[Path, Volume]:
+        return self.source, self.volume
+
+    def __setstate__(self, state: tuple[Path, Volume]) -> None:
+        VolumeReader.__init__(self, *state)
+
+    def close(self) -> None:
+        """Close what is open; the next read opens it again."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def kspace(self, i: int) -> Complex[Tensor, "coil y x"]:
+        """k-space of slice `i` as it is in the file: with all its columns, or without those that a test file lacks.
+
+        Raises InputError where columns are missing although no `mask` tells which: masks are never guessed from zeros.
+        """
+        volume = self.volume
+        with named_faults(self.source / volume.file):
+            file = self._open(volume.file)
+            found = dataset(file, "kspace", "kspace")
+            shape = (volume.n_slices, volume.n_coils, volume.height, volume.width)
+            if found.shape != shape:
+                raise InputError(
+                    f"{file.filename}: `kspace`: has shape {found.shape}, {shape} in the index; {AGAIN}"
+                )
+            values = read_slice(found, i, np.complex64)
+        if volume.mask.kind != "file":
+            # Zero columns at the edges are a scanner's padding; between sampled ones they are undersampling.
+            sampled = np.flatnonzero(values.any(axis=(0, 1)))
+            if len(sampled) and sampled[-1] - sampled[0] + 1 != len(sampled):
+                raise InputError(
+                    f"{self.source / volume.file}: undersampled but has no `mask` dataset; add one"
+                )
+        return torch.from_numpy(values)
+
+    def mask(self) -> Bool[Tensor, " x"]:
+        """The acquired columns: the file's `mask` where it has one, else drawn from the record; False in the padding."""
+        volume = self.volume
+        if volume.mask.kind != "file":
+            return draw_mask(volume.mask, volume.width)
+        with named_faults(self.source / volume.file):
+            mask = torch.from_numpy(read_mask(self._open(volume.file), volume.width))
+        left, right = volume.mask.padding
+        mask[:left] = False
+        mask[right:] = False
+        return mask
+
+    def acs(self) -> slice:
+        """The fully sampled columns in the middle: as many as were drawn, or found in a mask from the file."""
+        n_low = n_low_frequencies(self.volume.mask, self.volume.width)
+        return detect_acs(self.mask()) if n_low is None else acs_columns(self.volume.width, n_low)
+
+    def target(self, i: int) -> Float[Tensor, "y x"] | None:
+        """The target image in reconstruction size: the file's, else root-sum-of-squares of the full k-space, else None."""
+        if self.volume.target == "none":
+            return None
+        if self.volume.target == "computed":
+            return self.crop(rss(ifft2c(self.kspace(i))))
+        return self._image("reconstruction_rss" if self.volume.image_file is None else "image_label", i)
+
+    def clean_target(self, i: int) -> Float[Tensor, "y x"] | None:
+        """What the target of a simulated scan would be without noise; None of a real one."""
+        return self._image("reconstruction_rss_clean", i) if self.volume.has_clean_target else None
+
+    def grappa(self, i: int) -> Float[Tensor, "y x"] | None:
+        """The file's own GRAPPA image (SNU), or None."""
+        return self._image("image_grappa", i) if self.volume.has_grappa else None
+
+    def crop(self, images: Shaped[Tensor, "*batch y x"]) -> Shaped[Tensor, "*batch h w"]:
+        """Images of full size brought to reconstruction size, with zeros around those that are smaller."""
+        return center_crop(images, self.volume.crop)
+
+    def annotations(self) -> dict[int, list[Box]]:
+        """The boxes of each annotated slice (SNU 2026); empty where the file has none."""
+        if self.volume.image_file is None:
+            return {}
+        path = self.source / self.volume.image_file
+        with named_faults(path):
+            text = self._open(self.volume.image_file).attrs.get("annotations")
+        if text is None:
+            return {}
+        try:
+            boxes = {int(i): [_box(entry) for entry in entries] for i, entries in json.loads(text).items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise InputError(
+                f"{path}: attribute `annotations` is not JSON of slice -> list of boxes"
+            ) from None
+        if not all(0 <= i < self.volume.n_slices for i in boxes):
+            raise InputError(f"{path}: attribute `annotations` names a slice that the volume does not have")
+        return boxes
+
+    def _open(self, relative: str) -> h5py.File:
+        if self._process != os.getpid():  # forked: two processes must not share a handle
+            self._files, self._process = {}, os.getpid()
+        if relative not in self._files:
+            self._files[relative] = open_h5(self.source / relative)
+        return self._files[relative]
+
+    def _image(self, name: str, i: int) -> Float[Tensor, "y x"]:
+        relative = self.volume.image_file or self.volume.file
+        with named_faults(self.source / relative):
+            file = self._open(relative)
+            found = dataset(file, name, "image")
+            if found.shape[0] != self.volume.n_slices:
+                raise InputError(
+                    f"{file.filename}: `{name}`: {found.shape[0]} slices, {self.volume.n_slices} in the index; {AGAIN}"
+                )
+            return self.crop(torch.from_numpy(read_slice(found, i, np.float32)))
+
+
+AGAIN = "the file has changed: run `dvc repro`"
+
+
+def _box(entry: Mapping[str, Any]) -> Box:
+    sides = [float(entry[key]) for key in ("x", "y", "width", "height")]
+    if not all(math.isfinite(side) for side in sides):
+        raise ValueError("a box with NaN or infinite sides")
+    return Box(*sides, label=str(entry.get("label", "")))

@@ -1,8 +1,8 @@
 """Which columns of k-space are measured: fastMRI's five undersampling masks, their centre and acceleration.
 
 A mask is one bool per column x, True where measured, the same for all slices of a volume. It is a pure
-function of its record and the width. The draws follow fastMRI (Zbontar 2018, arXiv:1811.08839; its public `subsample`
-module), number by number from numpy's RandomState, so that the same seed gives the same mask there and here.
+function of its record and the width. The draws follow fastMRI (Zbontar 2018, arXiv:1811.08839; its public
+`subsample` module), number by number from numpy's RandomState: the same seed gives the same mask there and here.
 """
 
 import hashlib
@@ -88,6 +88,13 @@ def acs_columns(width: int, n_low: int) -> slice:
     """Where `n_low` centre lines lie, as fastMRI places them."""
     start = (width - n_low + 1) // 2
     return slice(start, start + n_low)
+
+
+def centre_lines(mask: Bool[Tensor, "x"], acs: slice) -> Bool[Tensor, "x"]:
+    """The measured columns of the centre, as networks take them."""
+    centre = torch.zeros_like(mask)
+    centre[acs] = True
+    return centre & mask
 
 
 def detect_acs(mask: Bool[Tensor, " x"]) -> slice:

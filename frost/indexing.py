@@ -1,7 +1,7 @@
-"""The index: which volumes there are, what each is made of, and which mask it gets. Headers only, no image data.
+"""The index: which volumes there are, what each is made of, and which mask it gets. Read from headers alone.
 
-Layouts: fastMRI multi-coil (also what `simulate` writes), and those of the SNU fastMRI challenges of 2022 to 2026. Two
-indexes of the same files are equal wherever the files lie and whenever they were copied.
+Layouts: fastMRI multi-coil (also what `simulate` writes), and those of the SNU fastMRI challenges of 2022 to 2026.
+Two indexes of the same files are equal, wherever the files lie and whenever they were copied.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ class IndexParams(Params):
     """Section `index` of params.yaml."""
 
     source: Annotated[str, Field(min_length=1)]
-    """A folder of h5 files, absolute or relative to the project. It may be a terabyte: it is neither copied nor hashed."""
+    """A folder of h5 files, absolute or relative to the project; never copied, nor hashed by DVC."""
     layout: Literal["auto", "fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
     splits: SplitParams
     masks: MaskParams
@@ -100,10 +101,11 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True)
 class _Scan:
-    """A volume before it gets its masks. The mask of `volume` is the file's own, or stands in to hold the padding."""
+    """A volume before it gets its masks. Its mask is the file's own, or stands in to hold the padding."""
 
     volume: Volume
     has_mask: bool
+    size_from: str
 
 
 def build_index(
@@ -111,8 +113,8 @@ def build_index(
 ) -> dict[Split, list[Volume]]:
     """The volumes of every split, by name.
 
-    `memo` is a file that remembers digests of unchanged files; None re-reads them. `say` is told in a line each what was
-    detected or decided. Raises InputError for the first thing that is wrong with the source or the params.
+    `memo` is a file that remembers digests of unchanged files; None re-reads them. `say` is told, in a line each,
+    what was detected and decided. Raises InputError for the first thing that is wrong with the source or the params.
     """
     source = Path(params.source)
     if not source.is_dir():
@@ -120,7 +122,9 @@ def build_index(
     layout, found = _find(source, params.layout)
     say(f"{layout} layout{' (detected)' if params.layout == 'auto' else ''}: {len(found)} volumes")
     with _Memo(memo, params.identity) as identities:
-        scans = [_scan(source, layout, entry, identities, say) for entry in found]
+        scans = [_scan(source, layout, entry, identities) for entry in found]
+    origins = Counter(scan.size_from for scan in scans)
+    say("reconstruction size from " + ", ".join(f"{name} ({n})" for name, n in sorted(origins.items())))
     by_split = _cut(
         {split: [scan for scan in scans if scan.volume.split == split] for split in SPLITS}, params, say
     )
@@ -154,7 +158,7 @@ def _find(source: Path, layout: str) -> tuple[Layout, list[_Found]]:
 
 
 def _h5_files(folder: Path) -> list[Path]:
-    """The h5 files of `folder`, in order. Hidden ones are other programs' litter (macOS leaves a `._x.h5` for each)."""
+    """The h5 files of `folder`, in order. Hidden ones are litter: macOS leaves a `._x.h5` beside each file."""
     return sorted(
         p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and p.name[0] != "." and p.is_file()
     )
@@ -165,8 +169,10 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _find_fastmri(source: Path) -> list[_Found]:
-    """Files of the folders multicoil_train, multicoil_val, multicoil_test, multicoil_test_v2, multicoil_challenge, or of
-    train, val and test; with none of those, the folder's own files, all of them train."""
+    """Files of the folders multicoil_train, _val, _test, _test_v2, _challenge, or of train, val and test.
+
+    With none of those, the folder's own files, all of them for training until a split is cut from them.
+    """
     found = []
     for folder in _folders(source):
         if not (match := _FASTMRI_FOLDER.fullmatch(folder.name)):
@@ -179,7 +185,7 @@ def _find_fastmri(source: Path) -> list[_Found]:
 
 
 def _find_snu(source: Path) -> list[_Found]:
-    """Pairs of image/x.h5 and kspace/x.h5. The leaderboard is the test split; its sub-folder (acc4) is in the name."""
+    """Pairs of image/x.h5 and kspace/x.h5. The leaderboard is the test split, its sub-folder part of the name."""
     roots: list[tuple[Split, str, Path]] = []
     for top in (source, source / "input"):
         roots += [("train", "", top / "train"), ("val", "", top / "val")]
@@ -203,7 +209,7 @@ def _find_snu(source: Path) -> list[_Found]:
 
 
 def _snu_year(source: Path, found: list[_Found]) -> Layout:
-    """The year whose folders and file names these are (table in docs: each year named its files anew)."""
+    """The year whose folders and file names these are: each year named its files anew."""
     names = {entry.file.name for entry in found if entry.split != "test"} or {
         entry.file.name for entry in found
     }
@@ -222,7 +228,7 @@ def _snu_year(source: Path, found: list[_Found]) -> Layout:
 # ---- what each file says
 
 
-def _scan(source: Path, layout: Layout, entry: _Found, identities: "_Memo", say: Say) -> _Scan:
+def _scan(source: Path, layout: Layout, entry: _Found, identities: "_Memo") -> _Scan:
     """Everything about one volume but its mask, from the headers of its files."""
     with named_faults(entry.file), open_h5(entry.file) as file:
         n_slices, n_coils, height, width = dataset(file, "kspace", "kspace").shape
@@ -232,11 +238,15 @@ def _scan(source: Path, layout: Layout, entry: _Found, identities: "_Memo", say:
         patient, acquisition = _text(file, "patient_id"), _text(file, "acquisition")
         acceleration = _number(file, "acceleration")
         if entry.image_file is None:
-            images = _fastmri_images(file, entry, has_mask, say)
+            images = _fastmri_images(file, entry, has_mask)
     if entry.image_file is not None:
         images = _snu_images(entry, layout, n_slices, (height, width))
         digits = re.search(r"acc(\d+)", entry.prefix or entry.file.stem)
         acceleration = acceleration or (float(digits.group(1)) if digits else None)
+        if layout == "snu2022":  # the one year of a single acceleration, which no name tells
+            acceleration = acceleration or 5.0
+    if acceleration is not None and acceleration < 1:
+        raise InputError(f"{entry.file}: acceleration {acceleration:g}; 1 or more is needed")
     if images.target == "none" and entry.split != "test":
         raise InputError(
             f"{entry.file}: a {entry.split} volume without target: full k-space or an image is needed"
@@ -264,7 +274,7 @@ def _scan(source: Path, layout: Layout, entry: _Found, identities: "_Memo", say:
         maximum=images.maximum,
         identity=identities.of(entry.file, entry.image_file),
     )
-    return _Scan(volume, has_mask)
+    return _Scan(volume, has_mask, images.size_from)
 
 
 class _Images(NamedTuple):
@@ -276,9 +286,10 @@ class _Images(NamedTuple):
     has_clean_target: bool
     has_grappa: bool
     maximum: float | None
+    size_from: str
 
 
-def _fastmri_images(file: h5py.File, entry: _Found, has_mask: bool, say: Say) -> _Images:
+def _fastmri_images(file: h5py.File, entry: _Found, has_mask: bool) -> _Images:
     """Sizes from the ISMRMRD header, else from the target, else the largest square."""
     n_slices, _, height, width = file["kspace"].shape
     size: tuple[int, int] | None = None
@@ -291,9 +302,10 @@ def _fastmri_images(file: h5py.File, entry: _Found, has_mask: bool, say: Say) ->
                 )
             size = shape[1:]
     crop, padding = _header_sizes(file, width)
+    size_from = "the header"
     if crop is None:
         crop = size or (min(height, width),) * 2
-        say(f"{entry.file.name}: no header; size {crop} from {'the target' if size else 'the smaller side'}")
+        size_from = "the target, no header" if size else "the smaller side, no header or target"
     if crop[1] > width:  # narrow FLAIR scans: fastMRI's VarNet then cuts a square of the width
         crop = (width, width)
     have = size or (height, width)
@@ -309,6 +321,7 @@ def _fastmri_images(file: h5py.File, entry: _Found, has_mask: bool, say: Say) ->
         has_clean_target=has_dataset(file, "reconstruction_rss_clean"),
         has_grappa=False,
         maximum=_number(file, "max"),
+        size_from=size_from,
     )
 
 
@@ -329,17 +342,18 @@ def _snu_images(entry: _Found, layout: Layout, n_slices: int, frame: tuple[int, 
     crop = next((shape[1:] for shape in shapes.values()), SNU_SIZE)
     if layout < "snu2025" and (frame[0] < crop[0] or frame[1] < crop[1]):
         raise InputError(
-            f"{entry.file}: `kspace`: {frame[0]} x {frame[1]} is smaller than the images, {crop[0]} x {crop[1]}: "
-            f"{layout} only cuts, since 2025 it is padded; set index.layout: snu2025 or snu2026"
+            f"{entry.file}: `kspace`: {frame[0]} x {frame[1]} is smaller than its images, {crop[0]} x {crop[1]}: "
+            f"{layout} only cuts, zeros are added since 2025; set index.layout: snu2025 or snu2026"
         )
     return _Images(
         crop=crop,
         padding=(0, frame[1]),
-        # Training and validation k-space is complete whatever the mask; nobody promises that of the leaderboard.
+        # Training and validation k-space is complete, whatever the mask; of the leaderboard nobody promises that.
         target="file" if "image_label" in shapes else "none" if entry.split == "test" else "computed",
         has_clean_target=False,
         has_grappa="image_grappa" in shapes,
         maximum=maximum,
+        size_from="the images" if shapes else "the challenge's 384 x 384, no images",
     )
 
 
@@ -357,6 +371,8 @@ def _header_sizes(file: h5py.File, width: int) -> tuple[tuple[int, int] | None, 
     found = file["ismrmrd_header"]
     if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external or found.size != 1:
         raise InputError(f"{where}: one XML text is needed")
+    if found.dtype.itemsize > MAX_HEADER:
+        raise InputError(f"{where}: declares {found.dtype.itemsize} bytes; no header is so large")
     raw = np.asarray(found[()]).reshape(-1)[0]
     text = raw.encode() if isinstance(raw, str) else raw
     if not isinstance(text, bytes) or len(text) > MAX_HEADER:
@@ -381,7 +397,10 @@ def _header_sizes(file: h5py.File, width: int) -> tuple[tuple[int, int] | None, 
 
 
 def _xml_fields(text: bytes, where: str) -> dict[str, str]:
-    """Text of every element of the first <encoding>, by path below it. A DOCTYPE is refused: entities can expand forever."""
+    """Text of every element of the first <encoding>, by its path below that.
+
+    A DOCTYPE is refused, because entities may expand without end.
+    """
     fields: dict[str, str] = {}
     path: list[str] = []
 
@@ -443,8 +462,8 @@ def _cut(scans: dict[Split, list[_Scan]], params: IndexParams, say: Say) -> dict
         if not taken or not left:
             bounds = f"; between {min(shares):.3g} and {max(shares):.3g} here" if len(set(shares)) > 1 else ""
             raise InputError(
-                f"params.yaml: index.splits.{split}.fraction: {cut.fraction:g} of {cut.cut_from} takes {len(taken)} of its "
-                f"{len(shares)} volumes by patient; it must leave some in both{bounds}"
+                f"params.yaml: index.splits.{split}.fraction: {cut.fraction:g} of {cut.cut_from} takes {len(taken)} "
+                f"of its {len(shares)} volumes, by patient; it must leave some in both{bounds}"
             )
         instead = f" instead of the source's own {len(scans[split])}" if scans[split] else ""
         say(f"{split}: {len(taken)} volumes cut from {cut.cut_from}, by patient{instead}")
@@ -452,8 +471,8 @@ def _cut(scans: dict[Split, list[_Scan]], params: IndexParams, say: Say) -> dict
     for split in SPLITS:
         if not scans[split]:
             raise InputError(
-                f"params.yaml: index.splits: no volume for {split}; give the source a folder of that name, or let "
-                "splits.val or splits.test cut one (when: missing)"
+                f"params.yaml: index.splits: no volume for {split}; give the source a folder of that name, or set "
+                "when: missing, so that it is cut from another"
             )
     return scans
 
@@ -465,7 +484,7 @@ def _share(split: Split, patient: str) -> float:
 
 
 def _with_masks(scan: _Scan, split: Split, masks: MaskParams) -> Iterator[Volume]:
-    """The records of one volume: one if the file holds its mask, else one for each mask that is to be drawn."""
+    """The records of one volume: one if its file holds a mask, else one for each mask that is to be drawn."""
     volume = scan.volume.model_copy(update={"split": split})
     if scan.has_mask:
         yield volume
@@ -504,7 +523,7 @@ def _choice(volume: Volume, suffix: str, masks: MaskParams) -> int:
 
 
 def _refuse_twins(volumes: list[Volume]) -> None:
-    """Names become folders, so that two volumes of one name would overwrite each other, also where case is ignored."""
+    """Names become folders: two of one name would overwrite each other, also where the disk ignores case."""
     seen: dict[str, Volume] = {}
     for volume in volumes:
         twin = seen.setdefault(volume.name.lower(), volume)
@@ -518,7 +537,7 @@ def _refuse_twins(volumes: list[Volume]) -> None:
 
 
 def identity(path: Path, method: Literal["sampled", "whole"]) -> str:
-    """sha256 of what a file holds: of every byte up to 64 MiB or if `whole`, else of size, HDF5 layout and 16 samples."""
+    """sha256 of a file: of every byte up to 64 MiB or if `whole`, else of size, HDF5 layout and 16 samples."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         if method == "whole" or size <= WHOLE_BELOW:
@@ -531,7 +550,7 @@ def identity(path: Path, method: Literal["sampled", "whole"]) -> str:
 
 
 def _layout(path: Path) -> str:
-    """Names, types, shapes, chunks and stored sizes of the datasets: stored sizes of packed data differ as the data do."""
+    """Name, type, shape, chunks and stored size of every dataset: where data are packed, the size tells them apart."""
     with named_faults(path), open_h5(path) as file:
         hard = [n for n in sorted(file) if file.id.links.get_info(n.encode()).type == h5py.h5l.TYPE_HARD]
         found = [file[name] for name in hard]

@@ -1,8 +1,8 @@
 """Scans as h5 files: what the index knows of one volume, and the reader of its slices.
 
-Files are strangers'. Only what a file holds itself is read: links that are not hard, datasets stored elsewhere and virtual
-ones are refused, declared shapes are checked before anything is allocated, and whatever is wrong with a file is one
-InputError that names it. Slices are read one at a time; images and k-space keep the scale of the file.
+Files are strangers'. Only what a file holds itself is read: links that are not hard, datasets stored elsewhere and
+virtual ones are refused. Declared shapes are checked before anything is allocated. Whatever is wrong with a file is
+one InputError that names it. Slices are read one at a time; images and k-space keep the scale of the file.
 """
 
 import json
@@ -32,6 +32,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 # Far above what a scanner makes, far below what would exhaust a machine.
 MAX_SHAPE = {"kspace": (4096, 512, 8192, 8192), "image": (4096, 8192, 8192), "mask": (8192,)}
+AGAIN = "the file has changed: run `dvc repro`"
+
 MAX_BYTES = 1 << 30  # of one slice, and of one chunk, which HDF5 unpacks as a whole
 
 
@@ -47,10 +49,10 @@ RelativePath = Annotated[str, AfterValidator(_inside)]
 
 
 class Volume(Params):
-    """One record of the index: a scan with one mask. Nothing in it depends on where its folder lies, or on times."""
+    """One record of the index: a scan with one mask. Nothing in it depends on where its folder lies or on times."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=200)]
-    """Unique within its split and safe as a folder name: sub-folder, file stem, then `.R4`, `.mask1` where needed."""
+    """Unique within its split, safe as a folder name: sub-folder, file stem, then `.R4`, `.mask1` where needed."""
     split: Split
     file: RelativePath
     """The k-space file, relative to the source folder."""
@@ -82,7 +84,7 @@ class Volume(Params):
 
 
 def write_index(folder: Path, index: Mapping[Split, Sequence[Volume]]) -> None:
-    """`folder/train.json`, `val.json` and `test.json`: a JSON list, one volume a line, so that a diff is readable."""
+    """`train.json`, `val.json` and `test.json`: a JSON list, one volume a line, so that a diff is readable."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         lines = [volume.model_dump_json() for volume in index[split]]
@@ -132,7 +134,7 @@ def named_faults(path: Path) -> Iterator[None]:
 
 
 def open_h5(path: Path) -> h5py.File:
-    """Open for reading. No lock (read-only network disks refuse them), and a small chunk cache: slices are read once."""
+    """Open for reading: no lock (read-only network disks refuse them), a small chunk cache (slices are read once)."""
     with named_faults(path):
         return h5py.File(path, "r", locking=False, rdcc_nbytes=1 << 20)
 
@@ -145,7 +147,8 @@ def has_dataset(file: h5py.File, name: str) -> bool:
 def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask"]) -> h5py.Dataset:
     """The dataset `name`, once all that can be known without reading it is as it should be.
 
-    `kspace` is complex (slice, coil, y, x), `image` real (slice, y, x), `mask` numbers (x,). Raises InputError.
+    A `kspace` is complex (slice, coil, y, x), an `image` real (slice, y, x), a `mask` numbers (x,).
+    Raises InputError.
     """
     where = f"{file.filename}: `{name}`"
     link = name.encode()
@@ -176,7 +179,7 @@ def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask"]
 
 
 def read_slice(found: h5py.Dataset, i: int, dtype: type[np.generic]) -> np.ndarray:
-    """Slice `i` as `dtype`, from a dataset that `dataset` has passed. Raises InputError where it has NaN or infinity."""
+    """Slice `i` of a dataset that `dataset` has passed, as `dtype`. Raises InputError for NaN or infinity."""
     if not 0 <= i < found.shape[0]:
         raise IndexError(f"{i=} of {found.shape[0]} slices")
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is what is looked for
@@ -188,7 +191,7 @@ def read_slice(found: h5py.Dataset, i: int, dtype: type[np.generic]) -> np.ndarr
 
 
 def read_mask(file: h5py.File, width: int) -> np.ndarray:
-    """The dataset `mask` as bool (x,). Raises InputError unless it is 0 and 1, of that width, with its centre acquired."""
+    """The dataset `mask` as bool (x,). Raises InputError unless it is 0 and 1, of that width, its centre acquired."""
     where = f"{file.filename}: `mask`"
     found = dataset(file, "mask", "mask")
     if found.shape != (width,):
@@ -203,11 +206,11 @@ def read_mask(file: h5py.File, width: int) -> np.ndarray:
         raise InputError(
             f"{where}: the columns in the middle are not acquired; centre lines are needed to calibrate"
         )
-    return values.astype(bool)
+    return np.asarray(values, dtype=bool)
 
 
 class Box(NamedTuple):
-    """An annotated lesion of SNU 2026, in pixels of the target image: x to the right and y down from the top left."""
+    """An annotated lesion of SNU 2026, in pixels of the target: x to the right and y down from the top left."""
 
     x: float
     y: float
@@ -217,10 +220,10 @@ class Box(NamedTuple):
 
 
 class VolumeReader:
-    """The slices of one volume, read when asked for: a context manager, `with VolumeReader(source, volume) as reader`.
+    """The slices of one volume, read when asked for; `with VolumeReader(source, volume) as reader` closes its files.
 
-    Files are opened at the first read, in the process that reads: a reader may be sent to DataLoader workers by pickle or
-    by fork. Raises InputError, naming file and dataset, where a file is damaged, missing or not what the index recorded.
+    They are opened at the first read, in the process that reads: a reader may be sent to DataLoader workers by pickle
+    or by fork. Raises InputError, naming file and dataset, where a file is damaged, missing or not as indexed.
     """
 
     def __init__(self, source: Path, volume: Volume) -> None:
@@ -249,9 +252,9 @@ class VolumeReader:
             self._files.popitem()[1].close()
 
     def kspace(self, i: int) -> Complex[Tensor, "coil y x"]:
-        """k-space of slice `i` as it is in the file: with all its columns, or without those that a test file lacks.
+        """k-space of slice `i` as it is in the file: with all columns, or without those that a test file lacks.
 
-        Raises InputError where columns are missing although no `mask` tells which: masks are never guessed from zeros.
+        Raises InputError where columns are missing and no `mask` tells which: masks are never guessed from zeros.
         """
         volume = self.volume
         with named_faults(self.source / volume.file):
@@ -273,7 +276,7 @@ class VolumeReader:
         return torch.from_numpy(values)
 
     def mask(self) -> Bool[Tensor, " x"]:
-        """The acquired columns: the file's `mask` where it has one, else drawn from the record; False in the padding."""
+        """The acquired columns: the file's `mask` if it has one, else drawn from the record; False in the padding."""
         volume = self.volume
         if volume.mask.kind != "file":
             return draw_mask(volume.mask, volume.width)
@@ -285,12 +288,12 @@ class VolumeReader:
         return mask
 
     def acs(self) -> slice:
-        """The fully sampled columns in the middle: as many as were drawn, or found in a mask from the file."""
+        """The fully sampled columns in the middle: as many as were drawn, or found in the file's mask."""
         n_low = n_low_frequencies(self.volume.mask, self.volume.width)
         return detect_acs(self.mask()) if n_low is None else acs_columns(self.volume.width, n_low)
 
     def target(self, i: int) -> Float[Tensor, "y x"] | None:
-        """The target image in reconstruction size: the file's, else root-sum-of-squares of the full k-space, else None."""
+        """The target in reconstruction size: the file's, else root-sum-of-squares of full k-space, else None."""
         if self.volume.target == "none":
             return None
         if self.volume.target == "computed":
@@ -341,17 +344,13 @@ class VolumeReader:
             file = self._open(relative)
             found = dataset(file, name, "image")
             if found.shape[0] != self.volume.n_slices:
-                raise InputError(
-                    f"{file.filename}: `{name}`: {found.shape[0]} slices, {self.volume.n_slices} in the index; {AGAIN}"
-                )
+                counts = f"{found.shape[0]} slices, {self.volume.n_slices} in the index"
+                raise InputError(f"{file.filename}: `{name}`: {counts}; {AGAIN}")
             return self.crop(torch.from_numpy(read_slice(found, i, np.float32)))
-
-
-AGAIN = "the file has changed: run `dvc repro`"
 
 
 def _box(entry: Mapping[str, Any]) -> Box:
     sides = [float(entry[key]) for key in ("x", "y", "width", "height")]
     if not all(math.isfinite(side) for side in sides):
         raise ValueError("a box with NaN or infinite sides")
-    return Box(*sides, label=str(entry.get("label", "")))
+    return Box(sides[0], sides[1], sides[2], sides[3], str(entry.get("label", "")))

@@ -1,4 +1,4 @@
-"""A small phantom with coil maps, so that GRAPPA and SSIM have a right answer, and tiny h5 trees in the field's layouts."""
+"""A small phantom with coil maps, so that GRAPPA and SSIM have a right answer; tiny h5 trees in the field's layouts."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,8 @@ def make_phantom(height: int, width: int, seed: int = 0) -> Tensor:
     rng = np.random.default_rng(seed)
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     ellipses = [(0.0, 0.0, 0.85, 0.72, 0.6), (0.0, 0.0, 0.74, 0.62, -0.25)]
-    ellipses += [(*rng.uniform(-0.35, 0.35, 2), *rng.uniform(0.1, 0.3, 2), rng.uniform(0.1, 0.4)) for _ in range(5)]
+    for _ in range(5):
+        ellipses.append((*rng.uniform(-0.35, 0.35, 2), *rng.uniform(0.1, 0.3, 2), rng.uniform(0.1, 0.4)))
     image = np.zeros((height, width))
     for cy, cx, ry, rx, value in ellipses:
         radius = np.hypot((y - cy) / ry, (x - cx) / rx)
@@ -38,17 +39,22 @@ def make_sens_maps(coils: int, height: int, width: int) -> Tensor:
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     angles = 2 * np.pi * np.arange(coils) / coils + 0.3
     maps = [
-        np.exp(-((y - np.sin(a)) ** 2 + (x - np.cos(a)) ** 2) / 1.5 + 1j * (a + y * np.cos(a) - x * np.sin(a)))
+        np.exp(
+            -((y - np.sin(a)) ** 2 + (x - np.cos(a)) ** 2) / 1.5 + 1j * (a + y * np.cos(a) - x * np.sin(a))
+        )
         for a in angles
     ]
     stacked = np.stack(maps)
     return torch.from_numpy((stacked / np.linalg.norm(stacked, axis=0)).astype(np.complex64))
 
 
-def make_kspace(slices: int, coils: int, height: int, width: int, seed: int = 0, noise: float = 0.0) -> Tensor:
+def make_kspace(
+    slices: int, coils: int, height: int, width: int, seed: int = 0, noise: float = 0.0
+) -> Tensor:
     """Fully sampled k-space of a phantom, complex64 (slice, coil, y, x), at fastMRI's scale."""
     maps = make_sens_maps(coils, height, width)
-    kspace = fft2c(torch.stack([expand(make_phantom(height, width, seed * 100 + i), maps) for i in range(slices)]))
+    images = torch.stack([make_phantom(height, width, seed * 100 + i) for i in range(slices)])
+    kspace = fft2c(expand(images, maps))
     if noise:
         generator = torch.Generator().manual_seed(seed)
         kspace = kspace + noise * torch.randn(kspace.shape, generator=generator, dtype=kspace.dtype)
@@ -65,10 +71,11 @@ def make_mask(width: int, acceleration: int = 4, n_low: int = 8) -> Tensor:
 
 
 def centre(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of each image, zeros around where it is smaller. Written apart from `center_crop`, which it tests."""
+    """The middle of each image, zeros around a smaller one. Written apart from `center_crop`, which it tests."""
     out = torch.zeros(*images.shape[:-2], *size, dtype=images.dtype)
     (h, w), (height, width) = images.shape[-2:], size
-    y, x, top, left = max(h - height, 0) // 2, max(w - width, 0) // 2, max(height - h, 0) // 2, max(width - w, 0) // 2
+    y, x = max(h - height, 0) // 2, max(w - width, 0) // 2
+    top, left = max(height - h, 0) // 2, max(width - w, 0) // 2
     part = images[..., y : y + height, x : x + width]
     out[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part
     return out
@@ -101,7 +108,7 @@ def write_fastmri(
     acquisition: str = "AXT2",
     seed: int = 0,
 ) -> Tensor:
-    """One fastMRI volume; returns its full k-space (slice, coil, y, x). With `mask`, a test file: undersampled, no target."""
+    """One fastMRI volume; returns full k-space (slice, coil, y, x). With `mask` a test file: undersampled, no target."""
     kspace = make_kspace(*shape, seed=seed, noise=0.004)
     if columns is not None:
         kspace[..., : columns[0]] = 0
@@ -125,15 +132,20 @@ def write_fastmri(
 
 
 def write_fastmri_tree(
-    root: Path, counts: tuple[int, int, int] = (3, 2, 2), prefix: str = "multicoil_", test_target: bool = False, **more: Any
+    root: Path,
+    counts: tuple[int, int, int] = (3, 2, 2),
+    prefix: str = "multicoil_",
+    test_target: bool = False,
+    **more: Any,
 ) -> Path:
-    """Folders of `counts` train, val and test volumes. Test files are undersampled with a mask unless `test_target`."""
+    """Folders of `counts` train, val and test volumes. Test files are undersampled, unless `test_target`."""
     number = 0
     for split, count in zip(("train", "val", "test"), counts):
         for _ in range(count):
             masked = split == "test" and not test_target
             mask = make_mask(more.get("shape", (2, COILS, *SHAPE))[-1]) if masked else None
-            write_fastmri(root / f"{prefix}{split}" / f"file{1000 + number}.h5", mask=mask, seed=number, **more)
+            file = root / f"{prefix}{split}" / f"file{1000 + number}.h5"
+            write_fastmri(file, mask=mask, seed=number, **more)
             number += 1
     return root
 
@@ -155,7 +167,8 @@ def write_snu(
     for file in (image_file, kspace_file):
         file.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(image_file, "w") as h5:
-        h5["image_input"], h5["image_grappa"], h5["image_label"] = zero_filled, 0.9 * label + 0.1 * zero_filled, label
+        h5["image_input"], h5["image_label"] = zero_filled, label
+        h5["image_grappa"] = 0.9 * label + 0.1 * zero_filled
         h5.attrs["max"] = float(label.max())
         if annotations is not None:
             h5.attrs["annotations"] = json.dumps(annotations)
@@ -199,8 +212,8 @@ SNU_NAMES: dict[int, dict[str, list[str]]] = {
 def write_snu_tree(root: Path, year: int) -> Path:
     """A challenge folder of that year, its real names and proportions, an eighth of the size.
 
-    Brain is 96 x 49 or 50 (768 x 392 or 396), knee 80 x 46 (640 x 368), images 48 x 48 (384 x 384): a knee is narrower
-    than its image. Coils and widths vary.
+    Brain is 96 x 49 or 50 (768 x 392 or 396), knee 80 x 46 (640 x 368), images 48 x 48 (384 x 384): a knee is
+    narrower than its image. Coils and widths vary.
     """
     seed = 0
     for folder, names in SNU_NAMES[year].items():

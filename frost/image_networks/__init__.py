@@ -1,0 +1,9 @@
+"""Networks of stage 2: images in, a better image out. To add one: its file here, and its line in the table.
+
+A network's class has `Params`, its own pydantic model, and `__init__(params, n_inputs)`. Its `forward(inputs)` takes
+(batch, channel, y, x) in any scale, the image to improve first, and returns (batch, y, x) in the same scale.
+"""
+
+from frost.image_networks.rcan import RCAN
+
+IMAGE_NETWORKS = {"rcan": RCAN}

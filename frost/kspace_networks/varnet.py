@@ -1,0 +1,119 @@
+"""The end-to-end variational network (Sriram 2020, doi:10.1007/978-3-030-59713-9_7, arXiv:2004.06688)."""
+
+import torch
+from jaxtyping import Bool, Complex, Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from frost.coils import center_crop, combine, expand, rss
+from frost.fourier import fft2c, fftc, ifft2c, ifftc
+from frost.kspace_networks.unet import NormUnet
+from frost.params import Params
+
+READOUT, PHASE = -2, -1  # y, which is never undersampled, and x
+
+
+class VarNetParams(Params):
+    """Sizes of a VarNet. With `unshuffle: 1` and `sens_size: null` it has fastMRI's form, and loads its weights."""
+
+    cascades: int = Field(ge=1, description="unrolled steps of gradient descent; the public networks have 12")
+    channels: int = Field(ge=1, description="features of each cascade's U-Net at full size; public: 18")
+    pools: int = Field(ge=1, le=6, description="poolings of each cascade's U-Net; public: 4")
+    unshuffle: int = Field(ge=1, le=4, description="the U-Nets see n x n pixels as channels; public: 1")
+    sens_channels: int = Field(ge=1, description="features of the sensitivity network; public: 8")
+    sens_pools: int = Field(ge=1, le=6, description="poolings of the sensitivity network; public: 4")
+    sens_size: int | None = Field(ge=8, description="side of the central k-space it sees; null: all, as public")
+    coils_at_once: int | None = Field(ge=1, description="coils per pass of the sensitivity network; null: all")
+    checkpointing: bool = Field(description="recompute each cascade in the backward pass: less memory, more time")
+
+
+class VarNet(nn.Module):
+    """Masked k-space of all coils in, root-sum-of-squares image out.
+
+    The names `sens_net`, `cascades`, `norm_unet`, `model`, `unet`, `dc_weight` are those of the public weights.
+
+    The transforms along the readout y commute with everything that a cascade does in k-space, because a mask of columns
+    does not depend on y. So k-space is brought to the image domain along y once, and every cascade transforms along x alone.
+    """
+
+    Params = VarNetParams
+
+    def __init__(self, params: VarNetParams) -> None:
+        super().__init__()
+        self.params = params
+        self.sens_net = SensitivityNetwork(params)
+        self.cascades = nn.ModuleList(Cascade(params) for _ in range(params.cascades))
+
+    def forward(
+        self,
+        masked_kspace: Complex[Tensor, "batch coil y x"],
+        mask: Bool[Tensor, "batch x"],
+        acs: Bool[Tensor, "batch x"],
+    ) -> Float[Tensor, "batch y x"]:
+        """The magnitude image, uncropped, in the scale of the k-space."""
+        return rss(self.coil_images(masked_kspace, mask, acs))
+
+    def coil_images(
+        self,
+        masked_kspace: Complex[Tensor, "batch coil y x"],
+        mask: Bool[Tensor, "batch x"],
+        acs: Bool[Tensor, "batch x"],
+    ) -> Complex[Tensor, "batch coil y x"]:
+        """What the network says that every coil sees, phase included."""
+        sens_maps = self.sens_net(masked_kspace, acs)
+        measured = ifftc(masked_kspace, (READOUT,))
+        hybrid = measured  # (y image, x k-space)
+        for cascade in self.cascades:
+            if self.params.checkpointing and torch.is_grad_enabled():
+                hybrid = checkpoint(cascade, hybrid, measured, mask, sens_maps, use_reentrant=False)
+            else:
+                hybrid = cascade(hybrid, measured, mask, sens_maps)
+        return ifftc(hybrid, (PHASE,))
+
+
+class Cascade(nn.Module):
+    """One step of gradient descent: k - w M (k - k_measured) - F S G(S' F' k), with a learned w and regulariser G."""
+
+    def __init__(self, params: VarNetParams) -> None:
+        super().__init__()
+        self.model = NormUnet(params.channels, params.pools, params.unshuffle)
+        self.dc_weight = nn.Parameter(torch.ones(1))
+
+    def forward(
+        self,
+        hybrid: Complex[Tensor, "batch coil y x"],
+        measured: Complex[Tensor, "batch coil y x"],
+        mask: Bool[Tensor, "batch x"],
+        sens_maps: Complex[Tensor, "batch coil y x"],
+    ) -> Complex[Tensor, "batch coil y x"]:
+        """The next k-space, in the image domain along y as the given one is."""
+        inconsistency = (hybrid - measured) * mask[:, None, None, :]
+        image = combine(ifftc(hybrid, (PHASE,)), sens_maps)
+        correction = fftc(expand(self.model(image), sens_maps), (PHASE,))
+        return hybrid - self.dc_weight * inconsistency - correction
+
+
+class SensitivityNetwork(nn.Module):
+    """Coil sensitivities from the fully sampled centre lines; the sum of their squares is 1 at every pixel."""
+
+    def __init__(self, params: VarNetParams) -> None:
+        super().__init__()
+        self.size = params.sens_size
+        self.coils_at_once = params.coils_at_once
+        self.norm_unet = NormUnet(params.sens_channels, params.sens_pools)
+
+    def forward(
+        self, masked_kspace: Complex[Tensor, "batch coil y x"], acs: Bool[Tensor, "batch x"]
+    ) -> Complex[Tensor, "batch coil y x"]:
+        """The maps, at the size of the k-space."""
+        shape = masked_kspace.shape[-2:]
+        calibration = masked_kspace * acs[:, None, None, :]
+        if self.size is not None:  # sensitivities are smooth: the centre of k-space holds them
+            calibration = center_crop(calibration, (min(self.size, shape[0]), min(self.size, shape[1])))
+        images = ifft2c(calibration).flatten(0, 1)
+        maps = torch.cat([self.norm_unet(some) for some in images.split(self.coils_at_once or len(images))])
+        maps = maps.unflatten(0, masked_kspace.shape[:2])
+        if maps.shape[-2:] != shape:
+            maps = ifft2c(center_crop(fft2c(maps), (shape[0], shape[1])))
+        return maps / rss(maps).unsqueeze(-3).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,0 +1,113 @@
+"""Stage 1's training data: one slice of k-space at a time, masked, straight from the scanner's files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Complex
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from frost.coils import rss
+from frost.fourier import fft2c, ifft2c
+from frost.params import Params
+from frost.sampling import acs_columns, centre_lines, draw_mask, n_low_frequencies
+from frost.volumes import Volume, VolumeReader
+
+
+class ScanParams(Params):
+    """Random changes of training scans, before they are masked (after MRAugment, Fabian 2021, arXiv:2106.14947)."""
+
+    redraw_mask: bool = Field(description="another mask of the same kind in every epoch; never where a file holds its own")
+    flip_x: float = Field(ge=0, le=1, description="probability of a left-right flip of the coil images")
+    flip_y: float = Field(ge=0, le=1, description="probability of an up-down flip")
+    shift: int = Field(ge=0, description="up to so many pixels along each axis, wrapped around")
+    rotate: float = Field(ge=0, le=45, description="up to so many degrees; 0: never")
+
+
+class ScanDataset(Dataset[dict[str, Any]]):
+    """Every slice of some volumes that have a target.
+
+    An item holds `inputs`, which are masked k-space complex (coil, y, x), mask and centre lines bool (x,); `target` (h, w);
+    `maximum`, the largest value of the target volume; and its `index`.
+    """
+
+    def __init__(self, source: Path, volumes: Sequence[Volume], params: ScanParams | None, seed: int) -> None:
+        self.source, self.params, self.seed = source, params, seed
+        self.volumes = [volume for volume in volumes if volume.target != "none"]
+        self.slices = [(v, i) for v, volume in enumerate(self.volumes) for i in range(volume.n_slices)]
+        #: what must agree within a batch
+        self.shapes = [self._shape(self.volumes[v]) for v, _ in self.slices]
+        # Shared memory, so that loader workers that live for the whole training see the epoch change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._maxima: dict[int, float] = {}
+
+    @staticmethod
+    def _shape(volume: Volume) -> tuple[int, ...]:
+        return (volume.n_coils, volume.height, volume.width, *volume.crop)
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tell it, and its copies in loader workers, which epoch the next items belong to."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        v, i = self.slices[index]
+        volume = self.volumes[v]
+        with VolumeReader(self.source, volume) as reader:
+            kspace, mask, acs = reader.kspace(i), reader.mask(), reader.acs()
+            target, maximum = reader.target(i), self._maximum(v, reader)
+        assert target is not None
+        if self.params is not None:
+            draw = np.random.default_rng((self.seed, int(self._epoch), index))
+            if self.params.redraw_mask and volume.mask.kind != "file":
+                record = volume.mask.model_copy(update={"seed": int(draw.integers(2**31))})
+                n_low = n_low_frequencies(record, volume.width)
+                assert n_low is not None
+                mask, acs = draw_mask(record, volume.width), acs_columns(volume.width, n_low)
+            if any((self.params.flip_x, self.params.flip_y, self.params.shift, self.params.rotate)):
+                images = move_coil_images(ifft2c(kspace), self.params, draw)
+                kspace, target = fft2c(images), reader.crop(rss(images))
+        inputs = (kspace * mask, mask, centre_lines(mask, acs))
+        return {"inputs": inputs, "target": target, "maximum": maximum, "index": index}
+
+    def _maximum(self, v: int, reader: VolumeReader) -> float:
+        """The file's `max`, or the largest value of its target: read once, slice by slice."""
+        if v not in self._maxima:
+            volume = self.volumes[v]
+            self._maxima[v] = volume.maximum or max(float(reader.target(i).max()) for i in range(volume.n_slices))
+        return self._maxima[v]
+
+
+def move_coil_images(
+    images: Complex[Tensor, "coil y x"], params: ScanParams, draw: np.random.Generator
+) -> Complex[Tensor, "coil y x"]:
+    """All coils flipped, turned and shifted alike: another scan that the same coils might have made."""
+    flip_x, flip_y = draw.random(2) < (params.flip_x, params.flip_y)
+    angle = float(draw.uniform(-params.rotate, params.rotate))
+    shift = draw.integers(-params.shift, params.shift, size=2, endpoint=True)
+    if flip_x:
+        images = images.flip(-1)
+    if flip_y:
+        images = images.flip(-2)
+    if params.rotate:
+        images = rotate(images, angle)
+    return images.roll((int(shift[0]), int(shift[1])), dims=(-2, -1))
+
+
+def rotate(images: Complex[Tensor, "coil y x"], degrees: float) -> Complex[Tensor, "coil y x"]:
+    """Turned about the centre with bicubic interpolation; zeros from outside."""
+    height, width = images.shape[-2:]
+    angle = torch.tensor(degrees).deg2rad()
+    cos, sin = angle.cos(), angle.sin()
+    # affine_grid counts each axis from -1 to 1, so a turn in pixels needs the ratio of the sides
+    turn = torch.stack([torch.stack([cos, -sin * height / width, cos * 0]), torch.stack([sin * width / height, cos, cos * 0])])
+    parts = torch.cat([images.real, images.imag])[None]
+    grid = torch.nn.functional.affine_grid(turn[None], list(parts.shape), align_corners=False)
+    turned = torch.nn.functional.grid_sample(parts, grid, mode="bicubic", align_corners=False)[0]
+    return torch.complex(*turned.chunk(2))

@@ -1,0 +1,115 @@
+"""The VarNet against fastMRI's own: the names of its weights, its output, and what physics asks of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from frost.fourier import fft2c
+from frost.kspace_networks.varnet import VarNet, VarNetParams
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference vectors are not there")
+PUBLIC = VarNetParams(
+    cascades=12, channels=18, pools=4, unshuffle=1, sens_channels=8, sens_pools=4, sens_size=None, coils_at_once=None,
+    checkpointing=False,
+)  # fmt: skip
+SMALL = PUBLIC.model_copy(update={"cascades": 2, "channels": 4, "pools": 2, "sens_channels": 2, "sens_pools": 2})
+
+
+def scan(n_coils=3, height=21, width=30, n_acs=6, seed=0):
+    """Random masked k-space (1, coil, y, x), its mask and its centre lines."""
+    generator = torch.Generator().manual_seed(seed)
+    kspace = torch.randn(1, n_coils, height, width, dtype=torch.complex64, generator=generator)
+    acs = torch.zeros(1, width, dtype=torch.bool)
+    acs[:, (width - n_acs + 1) // 2 : (width - n_acs + 1) // 2 + n_acs] = True
+    mask = acs.clone()
+    mask[:, ::4] = True
+    return kspace * mask[:, None, None], mask, acs
+
+
+@needs_reference
+def test_names_and_shapes_are_those_of_the_public_weights():
+    with torch.device("meta"):
+        network = VarNet(PUBLIC)
+    expected = json.loads((REFERENCE / "fastmri_varnet_leaderboard_keys.json").read_text())
+    assert {name: list(tensor.shape) for name, tensor in network.state_dict().items()} == expected
+    assert sum(tensor.numel() for tensor in network.parameters()) == 29_936_966
+
+
+@needs_reference
+def test_output_is_that_of_fastmri():
+    stored = np.load(REFERENCE / "fastmri_varnet_small.npz")
+    config = json.loads(str(stored["config"]))
+    params = PUBLIC.model_copy(
+        update={
+            "cascades": config["num_cascades"], "channels": config["chans"], "pools": config["pools"],
+            "sens_channels": config["sens_chans"], "sens_pools": config["sens_pools"],
+        }
+    )  # fmt: skip
+    network = VarNet(params).eval()
+    weights = torch.load(REFERENCE / "fastmri_varnet_small_state_dict.pt", weights_only=True)
+    network.load_state_dict(weights, strict=True)
+    kspace = torch.from_numpy(stored["kspace_real"] + 1j * stored["kspace_imag"]).to(torch.complex64)
+    mask = torch.from_numpy(stored["mask"]).bool().reshape(1, -1).expand(len(kspace), -1)
+    center = mask.shape[1] // 2
+    left, right = mask[0, :center].flip(0).int().argmin(), mask[0, center:].int().argmin()
+    n_low = max(2 * min(int(left), int(right)), 1)
+    acs = torch.zeros_like(mask)
+    start = (mask.shape[1] - n_low + 1) // 2
+    acs[:, start : start + n_low] = True
+    with torch.no_grad():
+        image = network(kspace, mask, acs)
+    expected = torch.from_numpy(stored["image"])
+    assert (image - expected).abs().max() <= 1e-5 * expected.max()
+
+
+def test_answer_is_proportional_to_the_kspace():
+    network = VarNet(SMALL).eval()
+    kspace, mask, acs = scan()
+    with torch.no_grad():
+        torch.testing.assert_close(network(3e-4 * kspace, mask, acs), 3e-4 * network(kspace, mask, acs))
+
+
+def test_sensitivities_have_unit_energy_at_every_pixel():
+    for params in (SMALL, SMALL.model_copy(update={"sens_size": 16})):
+        kspace, _, acs = scan(height=33)
+        maps = VarNet(params).sens_net(kspace, acs)
+        assert maps.shape == kspace.shape
+        torch.testing.assert_close(maps.abs().square().sum(1), torch.ones(1, 33, 30))
+
+
+@pytest.mark.parametrize("change", [{"coils_at_once": 1}, {"checkpointing": True}])
+def test_memory_options_change_nothing(change):
+    kspace, mask, acs = scan()
+    kspace = kspace.to(torch.complex128)
+    networks = [VarNet(SMALL).double(), VarNet(SMALL.model_copy(update=change)).double()]
+    networks[1].load_state_dict(networks[0].state_dict())
+    images = [network(kspace, mask, acs) for network in networks]
+    torch.testing.assert_close(images[0], images[1])
+    for image in images:
+        image.square().sum().backward()
+    for (name, ours), theirs in zip(networks[0].named_parameters(), networks[1].parameters()):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_a_cascade_with_a_silent_regulariser_keeps_measured_samples():
+    network = VarNet(SMALL).eval()
+    for cascade in network.cascades:
+        final = cascade.model.unet.up_conv[-1][1]
+        torch.nn.init.zeros_(final.weight)
+        torch.nn.init.zeros_(final.bias)
+        cascade.model.forward = torch.zeros_like  # the regulariser says nothing
+    kspace, mask, acs = scan()
+    torch.testing.assert_close(fft2c(network.coil_images(kspace, mask, acs)), kspace, atol=1e-5, rtol=1e-4)
+
+
+def test_an_empty_slice_gives_finite_numbers_and_gradients():
+    network = VarNet(SMALL)
+    kspace, mask, acs = scan()
+    image = network(torch.zeros_like(kspace), mask, acs)
+    image.sum().backward()
+    assert image.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)

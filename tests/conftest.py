@@ -54,7 +54,7 @@ def make_kspace(
     """Fully sampled k-space of a phantom, complex64 (slice, coil, y, x), at fastMRI's scale."""
     maps = make_sens_maps(coils, height, width)
     images = torch.stack([make_phantom(height, width, seed * 100 + i) for i in range(slices)])
-    kspace = fft2c(expand(images, maps))
+    kspace = fft2c(expand(images, maps.expand(slices, -1, -1, -1)))
     if noise:
         generator = torch.Generator().manual_seed(seed)
         kspace = kspace + noise * torch.randn(kspace.shape, generator=generator, dtype=kspace.dtype)

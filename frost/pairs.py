@@ -1,20 +1,23 @@
 """Training pairs from the two caches: the frozen network's image beside the other images of a slice."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from frost.errors import InputError
 from frost.shards import VolumeArray, open_split
 
-Split = dict[str, VolumeArray]
+# The modules that decide a weight of stage 2's network.
+TRAINING_SOURCES = (
+    "frost.augment", "frost.batches", "frost.image_networks.rcan", "frost.image_networks.scaling", "frost.losses",
+    "frost.pairs", "frost.shards", "frost.training",
+)  # fmt: skip
 
 
 class PairDataset(Dataset[dict[str, Any]]):
@@ -81,6 +84,17 @@ class PairDataset(Dataset[dict[str, Any]]):
         """Whether a volume can be trained on and scored."""
         return "target" in self._images[name].channels
 
+    def made_by(self) -> dict[str, Any]:
+        """How the inputs were made, for those who must make the same of a new scan: masks, GRAPPA, stage 1's network."""
+        attributes = [self._images[name].attributes for name in self.names]
+        words = ("kind", "acceleration", "center_fraction")
+        masks = {tuple(volume["mask"][word] for word in words) for volume in attributes}
+        return {
+            "masks": [dict(zip(words, mask)) for mask in sorted(masks, key=str)],
+            "prepare": attributes[0]["prepare"] if attributes else None,
+            "networks": sorted({self._varnet[name].attributes["network"] for name in self.names}),
+        }
+
     def _array(self, name: str, channel: str) -> VolumeArray:
         return (self._varnet if channel == "varnet" else self._images)[name]
 
@@ -131,60 +145,3 @@ def _check_same(
             raise InputError(
                 f"{varnet / name}: its shape {b.shape} does not fit that of {images / name}, {a.shape}"
             )
-
-
-class ShapeBatches(Sampler[list[int]]):
-    """Batches of one shape: every slice once an epoch, in an order that is a function of (seed, epoch) alone.
-
-    A step has `batch_size` slices for each of `world` processes; they take turns in it. The last step of a
-    shape may have fewer. A process that would get none repeats one, so that all make the same steps, and
-    `counts` it as nothing.
-    """
-
-    def __init__(
-        self,
-        shapes: Sequence[tuple[int, ...]],
-        batch_size: int,
-        seed: int,
-        shuffle: bool = True,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self._buckets: dict[tuple[int, ...], list[int]] = {}
-        for index, shape in enumerate(shapes):
-            self._buckets.setdefault(tuple(shape), []).append(index)
-        self._n_together = batch_size * world
-        self._seed, self._shuffle, self._rank, self._world = seed, shuffle, rank, world
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next iteration."""
-        self._epoch = epoch
-
-    def plan(self, epoch: int) -> list[list[int]]:
-        """The slices of each step, those of all processes together."""
-        random = np.random.default_rng((self._seed, epoch))
-        steps: list[list[int]] = []
-        for _, bucket in sorted(self._buckets.items()):
-            order = [bucket[k] for k in random.permutation(len(bucket))] if self._shuffle else bucket
-            steps += [
-                order[start : start + self._n_together] for start in range(0, len(order), self._n_together)
-            ]
-        return [steps[k] for k in random.permutation(len(steps))] if self._shuffle else steps
-
-    def counts(self, step: int, rank: int, n: int, device: torch.device) -> Float[Tensor, " n"]:
-        """The weight of each of `n` slices that process `rank` has in a step: 1, or 0 for a mere repetition."""
-        return torch.full((n,), float(rank < len(self._current()[step])), device=device)
-
-    def __len__(self) -> int:
-        return sum(-(-len(bucket) // self._n_together) for bucket in self._buckets.values())
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for indices in self._current():
-            yield indices[self._rank :: self._world] or indices[:1]
-
-    def _current(self) -> list[list[int]]:
-        """The plan of this epoch, made once."""
-        if getattr(self, "_planned", (None,))[0] != self._epoch:
-            self._planned = (self._epoch, self.plan(self._epoch))
-        return self._planned[1]

@@ -1,0 +1,537 @@
+"""Heads to simulate scans of: planes through the MNI152 template dressed as many subjects, or through NIfTI heads.
+
+Points are in millimetres, (3, ...) = right, anterior, superior. Planes are axial, seen as radiologists do: row 0 is the
+front, column 0 the right side. A plane is rendered from several thin ones, so that a voxel mixes tissues in depth too.
+"""
+
+import functools
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from frost.errors import InputError
+from frost.fourier import fft2c
+
+Array = NDArray[np.float32]
+
+THICKNESS = 4.5  # of a slice, mm
+N_THIN = 3  # thin planes to a slice
+LOWEST, HIGHEST = (
+    -14.0,
+    52.0,
+)  # of the template's slices, mm above its origin: below there would have to be a face
+DEPTHS = (28.0, 96.0)  # of a NIfTI head's slices, mm below its crown
+
+# T1 and T2 (ms) and proton density. Brain at 3 T: Wansapura 1999, doi:10.1002/(SICI)1522-2586(199904)9:4<531::AID-JMRI4>3.0.CO;2-L;
+# the rest are round numbers. Blood moves, and so has no spin-echo signal of its own: see `tissue_signals`.
+RELAXATION = {
+    "grey": (1330.0, 100.0, 0.82),
+    "white": (830.0, 72.0, 0.70),
+    "fluid": (4000.0, 1500.0, 1.00),
+    "lesion": (1450.0, 170.0, 0.86),
+    "bone": (1000.0, 8.0, 0.12),
+    "marrow": (600.0, 65.0, 0.40),
+    "fat": (420.0, 105.0, 0.66),
+    "muscle": (1400.0, 40.0, 0.75),
+    "skin": (1000.0, 45.0, 0.60),
+    "vessel": (0.0, 0.0, 0.0),
+}
+TISSUES = tuple(RELAXATION)
+CONTRASTS = ("AXT1", "AXT2", "AXFLAIR")
+
+# Courses of the larger vessels in the template, mm; the right side's are mirrored.
+VESSELS = (
+    ((0, -20, -45), (0, -16, -25), (2, -14, -12), (14, -14, -8), (24, -26, -4), (22, -45, 0), (12, -70, 2)),
+    ((12, 2, -16), (26, 6, -14), (40, 4, -6), (44, -6, 2), (42, -22, 10), (50, -36, 22)),
+    ((42, 2, -2), (50, 14, 14), (52, 10, 34), (48, 6, 50)),
+    ((10, 4, -14), (3, 16, -10), (3, 36, 2), (3, 38, 16), (3, 20, 30), (4, -10, 40), (5, -35, 52)),
+    ((3, -42, 4), (2, -50, 12), (1, -70, 10)),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Slices of one head on a fine grid: magnetisation (slice, y, x), and how much of each voxel is head, 0 to 1."""
+
+    signal: Array
+    head: Array
+    heights: Array  # (slice,) mm above the middle
+
+
+@dataclass(frozen=True)
+class SmoothField:
+    """A random smooth scalar of space with a given standard deviation: a sum of plane waves of random direction."""
+
+    waves: Array  # (wave, 3), radians per mm
+    phases: Array
+    deviation: float
+
+    def __call__(self, points: Array) -> Array:
+        """Values at points (3, ...) mm."""
+        total = np.zeros(points.shape[1:], np.float32)
+        # No matrix product: BLAS may sum in another order on another number of threads.
+        for (kx, ky, kz), phase in zip(self.waves, self.phases):
+            total += np.cos(kx * points[0] + ky * points[1] + kz * points[2] + phase)
+        return total * np.float32(self.deviation * np.sqrt(2 / len(self.phases)))
+
+
+def smooth_field(
+    rng: np.random.Generator, wavelength: float, deviation: float, n_waves: int = 6
+) -> SmoothField:
+    """Draw a field whose waves are `wavelength` mm long, give or take a third."""
+    directions = rng.normal(size=(n_waves, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    lengths = wavelength * rng.uniform(0.67, 1.33, size=(n_waves, 1))
+    phases = rng.uniform(0, 2 * np.pi, n_waves)
+    return SmoothField(
+        (2 * np.pi * directions / lengths).astype(np.float32), phases.astype(np.float32), deviation
+    )
+
+
+def plane_points(fov: float, size: int, height: float) -> Array:
+    """Points (3, y, x) of an axial plane of `fov` mm; the origin lies at index size // 2, as in frost.fourier."""
+    along = -(np.arange(size, dtype=np.float32) - size // 2) * np.float32(fov / size)
+    anterior, right = np.meshgrid(along, along, indexing="ij")
+    return np.stack([right, anterior, np.full_like(right, height)])
+
+
+def thin_heights(height: float) -> Array:
+    """The thin planes that make one slice."""
+    return height + np.float32(THICKNESS / N_THIN) * (np.arange(N_THIN, dtype=np.float32) - (N_THIN - 1) / 2)
+
+
+# --- The template ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Template:
+    """Tissue fractions and distances (mm) on one 1 mm grid, indexed right, anterior, superior from `corner`."""
+
+    grey: Array
+    white: Array
+    brain_distance: Array  # outside the brain; 0 in it
+    hull_distance: Array  # outside the brain with its fissures and its base closed; negative inside
+    corner: Array
+
+    def sample(self, name: str, points: Array) -> Array:
+        """Linear interpolation of one of the maps at points (3, n) mm."""
+        indices = points - self.corner[:, None]
+        values = ndimage.map_coordinates(getattr(self, name), indices, order=1, mode="nearest")
+        return np.asarray(values, np.float32)
+
+
+@functools.lru_cache(maxsize=1)
+def load_template() -> Template:
+    """The ICBM 2009a symmetric template (Fonov 2009, doi:10.1016/S1053-8119(09)70884-5), from nilearn's own files.
+
+    nilearn itself is not imported: it would bring scikit-learn and pandas for three files. They are a brain without a
+    skull, whose layers therefore come from the distance to the brain.
+    """
+    spec = importlib.util.find_spec("nilearn")
+    if spec is None or spec.origin is None:
+        raise InputError("nilearn: not installed; it ships the head that `simulate` starts from")
+    folder = Path(spec.origin).parent / "datasets" / "data"
+    margin = 28  # mm of air, skull and scalp around the brain
+    maps = []
+    for kind in ("gm", "wm"):
+        image = nibabel.load(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
+        maps.append(np.pad(np.asarray(image.dataobj, np.float32) / 255, margin))
+    corner = np.asarray(image.affine[:3, 3], np.float32) - margin
+    brain_distance, hull_distance = _distances(maps[0] + maps[1] > 0.3)
+    return Template(maps[0], maps[1], brain_distance, hull_distance, corner)
+
+
+def _distances(brain: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Distance (mm) to the brain, and signed distance to its hull: at half resolution, as both are smooth."""
+    shape = tuple(2 * (n // 2) for n in brain.shape)
+    blocks = brain[: shape[0], : shape[1], : shape[2]].reshape(shape[0] // 2, 2, shape[1] // 2, 2, -1, 2)
+    coarse = blocks.mean(axis=(1, 3, 5)) >= 0.5
+    outside = 2 * ndimage.distance_transform_edt(~coarse)
+    reach = 20.0  # closes the fissures, and the base between the temporal lobes
+    hull = 2 * ndimage.distance_transform_edt(outside <= reach) > reach
+    signed = 2 * (ndimage.distance_transform_edt(~hull) - ndimage.distance_transform_edt(hull))
+    signed = ndimage.gaussian_filter(signed, 1.5)
+
+    def upsample(coarse_map: NDArray[np.float64]) -> Array:
+        grid = [(np.arange(n) - 0.5) / 2 for n in brain.shape]
+        fine = coarse_map.astype(np.float32)
+        for axis, where in enumerate(
+            grid
+        ):  # linear, one axis after the other: far quicker than all three at once
+            low = np.clip(np.floor(where).astype(int), 0, fine.shape[axis] - 2)
+            weight = np.clip(where - low, 0, 1).astype(np.float32)
+            weight = weight.reshape([-1 if i == axis else 1 for i in range(3)])
+            fine = fine.take(low, axis) * (1 - weight) + fine.take(low + 1, axis) * weight
+        return fine
+
+    return upsample(outside), upsample(signed)
+
+
+# --- A subject made from the template -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Everything that makes one head differ from the template."""
+
+    to_template: Array  # (3, 3): rotation and scale
+    centre: Array  # (3,) the template's point at the middle of the frame, mm
+    warp: tuple[SmoothField, ...]  # three components of the build of the head, then three of its folds
+    atrophy: float  # how much fluid wins where it competes with brain
+    layers: tuple[
+        tuple[float, SmoothField], ...
+    ]  # mean thickness (mm) of fluid, skull, scalp, and its variation
+    base: SmoothField  # marrow against bone in the skull's base
+    lesions: NDArray[np.float64]  # (lesion, 4): centre and radius, mm
+    vessels: NDArray[np.float64]  # (point, 4): place and radius, mm
+
+
+def draw_subject(rng: np.random.Generator, template: Template) -> Subject:
+    """Draw a head: 6 % of size, a few degrees of tilt, millimetres of shape, its own folds, lesions and vessels."""
+    turn = np.deg2rad(rng.normal(0, (4.0, 2.5, 4.0)))  # about the right, anterior and superior axes
+    size = 0.95 * rng.normal(1, 0.025) * rng.normal(1, 0.02, size=3)  # the template is larger than people are
+    centre = np.array([0, -16, 0]) + rng.normal(0, (3, 3, 3))
+    return Subject(
+        to_template=(_rotation(turn) / size).astype(np.float32),
+        centre=centre.astype(np.float32),
+        warp=tuple(smooth_field(rng, 130, 3.0) for _ in range(3))
+        + tuple(smooth_field(rng, 24, 0.9, n_waves=8) for _ in range(3)),
+        atrophy=rng.uniform(0.8, 2.2),
+        layers=tuple(
+            (rng.normal(mean, 0.12 * mean), smooth_field(rng, length, 0.1 * mean))
+            for mean, length in ((2.8, 50), (7.0, 90), (6.0, 90))
+        ),
+        base=smooth_field(rng, 14, 1.0, n_waves=10),
+        lesions=_draw_lesions(rng, template),
+        vessels=_draw_vessels(rng),
+    )
+
+
+def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation by three angles (radians), one axis after the other."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = [(1, 2), (2, 0), (0, 1)][axis]
+        step = np.eye(3)
+        step[i, i] = step[j, j] = np.cos(angle)
+        step[i, j], step[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = np.einsum("ij,jk->ik", step, matrix)
+    return matrix
+
+
+def _draw_lesions(rng: np.random.Generator, template: Template) -> NDArray[np.float64]:
+    """Small lesions (lesion, 4: centre, radius) in the white matter, most of them beside the ventricles."""
+    wanted = rng.poisson(6)
+    lesions = np.empty((0, 4))
+    while len(lesions) < wanted:
+        points = rng.uniform((-40, -70, LOWEST), (40, 45, HIGHEST), size=(64, 3))
+        deep = template.sample("white", points.T.astype(np.float32)) > 0.9
+        radii = rng.uniform(1.2, 4.0, size=(64, 1))
+        lesions = np.concatenate([lesions, np.hstack([points, radii])[deep]])
+    return lesions[:wanted]
+
+
+def _draw_vessels(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Points (point, 4: place, radius), a third of a millimetre apart, along both sides' vessels and small branches."""
+    tubes = []
+    for side in (-1, 1):
+        for course in VESSELS:
+            corners = np.array(course, float) * (side, 1, 1) + rng.normal(0, 2.0, size=(len(course), 3))
+            tubes.append((corners, rng.uniform(0.9, 1.6)))
+    for _ in range(24):  # branches: short random walks over the brain
+        start = rng.uniform((-60, -90, LOWEST), (60, 55, HIGHEST + 15), size=3)
+        steps = np.cumsum(rng.normal(0, 6.0, size=(5, 3)), axis=0)
+        tubes.append((start + steps, rng.uniform(0.5, 0.9)))
+    points = []
+    for corners, radius in tubes:
+        n_points = 3 * int(np.linalg.norm(np.diff(corners, axis=0), axis=1).sum()) + 2
+        where = np.linspace(0, len(corners) - 1, n_points)
+        curve = np.stack([np.interp(where, np.arange(len(corners)), axis) for axis in corners.T], axis=1)
+        points.append(np.hstack([curve, np.full((n_points, 1), radius)]))
+    return np.concatenate(points)
+
+
+def to_template(subject: Subject, points: Array) -> tuple[Array, Array]:
+    """Where points (3, n) of the frame lie in the template: rotation, scale and a smooth warp; then with the folds' own."""
+    matrix = subject.to_template
+    placed = np.stack([sum(matrix[i, j] * points[j] for j in range(3)) for i in range(3)])
+    placed += subject.centre[:, None]
+    build = np.stack([field(placed) for field in subject.warp[:3]])
+    folds = np.stack([field(placed) for field in subject.warp[3:]])
+    built = np.asarray(placed + build, np.float32)
+    return built, np.asarray(built + folds, np.float32)
+
+
+def tissue_fractions(subject: Subject, template: Template, built: Array, points: Array) -> Array:
+    """How much of each of TISSUES is at a place: (tissue, n), summing to 1 in the head and to 0 in air.
+
+    `built` and `points`, both (3, n), are where `to_template` says: skull and scalp know nothing of the brain's folds.
+    """
+    out = dict.fromkeys(TISSUES, np.zeros(points.shape[1], np.float32))
+    hull = template.sample("hull_distance", built)
+    edges = _layer_edges(subject, built)
+    cavity, skull, head = (_within(hull, edge) for edge in edges)
+
+    # The template's maps are averages of many brains; squared, they are as crisp as one.
+    grey, white = (template.sample(name, points) for name in ("grey", "white"))
+    fluid = np.clip(1 - grey - white, 0, 1)
+    shares = np.stack([grey**2, white**2, subject.atrophy * fluid**2]) + 1e-6
+    grey, white, fluid = cavity * shares / shares.sum(axis=0)
+    base = fluid * (
+        1 - _within(template.sample("brain_distance", points), 5.0)
+    )  # no brain near: the skull's base
+    marrow_in_base = np.clip(0.5 + 0.6 * subject.base(points), 0, 1)
+
+    lesion = white * _lesion_share(subject, points)
+    vessel = np.clip(_vessel_share(subject, points) + _sinus_share(built, hull), 0, 1) * (
+        grey + white + fluid
+    )
+    remaining = 1 - vessel / np.maximum(grey + white + fluid, 1e-6)
+
+    diploe = _within(hull, edges[1] - 1.6) - _within(hull, edges[0] + 1.6)
+    diploe = np.clip(diploe, 0, 1) * np.clip(0.7 + 0.3 * subject.base(points), 0, 1)
+    fleshy = head - skull
+    under_skin = np.clip(_within(hull, edges[2] - 1.8) - skull, 0, 1)
+    muscle = under_skin * _temple_share(built) * _within(hull, edges[2] - 3.5)
+
+    out.update(
+        grey=grey * remaining, white=(white - lesion) * remaining, lesion=lesion * remaining, vessel=vessel,
+        fluid=(fluid - base) * remaining, muscle=muscle, fat=under_skin - muscle, skin=fleshy - under_skin,
+        marrow=diploe + base * remaining * marrow_in_base,
+        bone=skull - cavity - diploe + base * remaining * (1 - marrow_in_base),
+    )  # fmt: skip
+    return np.stack([out[name] for name in TISSUES])
+
+
+def _layer_edges(subject: Subject, points: Array) -> list[Array]:
+    """Distances from the hull (mm) where the cavity, the skull and the scalp end; the temples carry more flesh."""
+    edges: list[Array] = []
+    edge = np.zeros(points.shape[1], np.float32)
+    for (mean, variation), least in zip(subject.layers, (0.8, 4.2, 3.6)):
+        edge = edge + np.maximum(mean + variation(points), least).astype(np.float32)
+        edges.append(edge)
+    edges[2] = edges[2] + 3 * _temple_share(points)
+    return edges
+
+
+def _within(distance: Array, edge: Array | float) -> Array:
+    """1 where `distance` is less than `edge`, 0 beyond, with a ramp one millimetre wide."""
+    return np.clip(edge - distance + 0.5, 0, 1).astype(np.float32)
+
+
+def _temple_share(points: Array) -> Array:
+    """1 at the temples, where the chewing muscle covers the skull, falling to 0."""
+    x, y, z = points
+    shape = np.exp(-(((y - 8) / 32) ** 2)) / (1 + np.exp((z - 22) / 7)) / (1 + np.exp((50 - np.abs(x)) / 4))
+    return np.asarray(shape, np.float32)
+
+
+def _lesion_share(subject: Subject, points: Array) -> Array:
+    """Soft balls, 1 in the middle of a lesion."""
+    share = np.zeros(points.shape[1], np.float32)
+    for x, y, z, radius in subject.lesions.astype(np.float32):
+        distance = np.sqrt((points[0] - x) ** 2 + (points[1] - y) ** 2 + (points[2] - z) ** 2)
+        share = np.maximum(share, np.clip((radius - distance) / 1.2 + 0.5, 0, 1))
+    return share
+
+
+def _vessel_share(subject: Subject, points: Array) -> Array:
+    """1 in a vessel's lumen."""
+    reach = 3.0
+    distance, nearest = cKDTree(subject.vessels[:, :3]).query(points.T, distance_upper_bound=reach, eps=0.1)
+    radius = np.append(subject.vessels[:, 3], 0)[nearest]  # "none in reach" is an index past the end
+    return np.clip(radius - np.minimum(distance, reach) + 0.5, 0, 1).astype(np.float32)
+
+
+def _sinus_share(points: Array, hull: Array) -> Array:
+    """1 in the superior sagittal sinus: under the skull, in the midline, behind and on top."""
+    share = np.exp(-((points[0] / 3.5) ** 4)) * _within(-hull, 2.5) / (1 + np.exp((points[1] + 10) / 8))
+    return np.asarray(share, np.float32)
+
+
+def tissue_signals(rng: np.random.Generator, contrast: str) -> Array:
+    """The spin-echo signal of each of TISSUES, (tissue,), with a scanner's and a subject's own variation.
+
+    S = density (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2) with inversion, else density (1 - exp(-TR/T1)) exp(-TE/T2).
+    """
+    repetition, echo = {"AXT1": (520.0, 10.0), "AXT2": (5200.0, 105.0), "AXFLAIR": (9000.0, 95.0)}[contrast]
+    repetition, echo = repetition * rng.uniform(0.85, 1.15), echo * rng.uniform(0.9, 1.1)
+    t1, t2, density = np.array([RELAXATION[name] for name in TISSUES[:-1]]).T
+    t1, t2, density = (value * rng.normal(1, 0.03, value.shape) for value in (t1, t2, density))
+    recovered = 1 - np.exp(-repetition / t1)
+    if contrast == "AXFLAIR":
+        inversion = t1[TISSUES.index("fluid")] * np.log(
+            2 / (1 + np.exp(-repetition / 4000.0))
+        )  # nulls the fluid
+        recovered = np.abs(
+            1 - 2 * np.exp(-inversion * rng.uniform(0.93, 1.0) / t1) + np.exp(-repetition / t1)
+        )
+    signal = density * recovered * np.exp(-echo / t2)
+    # Fresh blood flows into a T1-weighted slice and is bright; it has left before a late echo.
+    vessel = 1.25 * signal[TISSUES.index("white")] if contrast == "AXT1" else 0.02
+    return np.append(signal, vessel * rng.uniform(0.6, 1.2)).astype(np.float32)
+
+
+def template_planes(
+    rng: np.random.Generator, contrast: str, n_slices: int, fov: float, size: int, template: Template
+) -> Planes:
+    """One drawn subject in one contrast: `n_slices` planes of size x size over `fov` mm."""
+    subject = draw_subject(rng, template)
+    signals = tissue_signals(rng, contrast)
+    heights = spread(LOWEST, HIGHEST, n_slices) + rng.uniform(-4, 4)
+    signal = np.zeros((n_slices, size, size), np.float32)
+    head = np.zeros_like(signal)
+    for i, height in enumerate(heights):
+        for thin in thin_heights(float(height)):
+            points = plane_points(fov, size, float(thin))
+            inside = (points[0] / 100) ** 2 + (points[1] / 122) ** 2 < 1  # no head is larger: spare the air
+            fractions = tissue_fractions(subject, template, *to_template(subject, points[:, inside]))
+            signal[i][inside] += sum(s * f for s, f in zip(signals, fractions)) / N_THIN
+            head[i][inside] += fractions.sum(axis=0) / N_THIN
+        signal[i] *= texture(rng, size)
+    return Planes(signal, head, heights)
+
+
+def spread(first: float, last: float, n: int) -> Array:
+    """`n` even positions from first to last; the middle for one."""
+    return (np.linspace(first, last, n) if n > 1 else np.array([(first + last) / 2])).astype(np.float32)
+
+
+def texture(rng: np.random.Generator, size: int) -> Array:
+    """What no tissue map has: a grain of a few per cent at two scales, (y, x), about 1."""
+    grain = np.ones((size, size), np.float32)
+    for width, deviation in ((1.2, 0.03), (3.5, 0.025)):
+        noise = ndimage.gaussian_filter(rng.standard_normal((size, size), np.float32), width)
+        grain += deviation * noise / noise.std()
+    return grain
+
+
+# --- NIfTI heads ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HeadFile:
+    """One NIfTI file: the subject is its name before the first underscore, the contrast the rest."""
+
+    file: Path
+    name: str
+    subject: str
+    acquisition: str
+
+
+def list_heads(folder: Path) -> list[HeadFile]:
+    """Every *.nii and *.nii.gz of a folder in natural order (S2 before S10)."""
+    heads = [_head_file(file) for file in _nifti_files(folder)]
+    heads.sort(
+        key=lambda head: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", head.name)]
+    )
+    names = [head.name for head in heads]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{folder}: {name}.nii and {name}.nii.gz are one head twice; keep one of them")
+    return heads
+
+
+def _nifti_files(folder: Path) -> Iterator[Path]:
+    if not folder.is_dir():
+        raise InputError(f"simulate.heads: {folder} is not a folder of NIfTI heads")
+    files = [file for pattern in ("*.nii", "*.nii.gz") for file in folder.glob(pattern)]
+    if not files:
+        raise InputError(f"simulate.heads: {folder} holds no *.nii or *.nii.gz")
+    yield from files
+
+
+def _head_file(file: Path) -> HeadFile:
+    name = file.name.removesuffix(".gz").removesuffix(".nii")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"{file}: name the head with letters, digits, '.', '_' and '-', as in S1_T1.nii.gz")
+    subject, _, contrast = name.partition("_")
+    known = {"T1": "AXT1", "T1W": "AXT1", "T2": "AXT2", "T2W": "AXT2", "FL": "AXFLAIR", "FLAIR": "AXFLAIR"}
+    return HeadFile(file, name, subject, known.get(contrast.upper(), f"AX{contrast.upper()}"))
+
+
+def load_head(file: Path) -> tuple[Array, Array]:
+    """A NIfTI head as (right, anterior, superior) intensities and its voxel size (3,) mm."""
+    try:
+        image = nibabel.as_closest_canonical(nibabel.load(file))
+        volume = np.asarray(image.dataobj, np.float32)
+        voxel = np.asarray(image.header.get_zooms()[:3], np.float32)
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        raise InputError(f"{file}: not a readable NIfTI file: {' '.join(str(error).split())}") from None
+    if volume.ndim != 3 or min(volume.shape) < 8:
+        raise InputError(
+            f"{file}: has shape {volume.shape}; a head is a 3-D volume of at least 8 voxels a side"
+        )
+    if not np.isfinite(volume).all() or volume.max() <= 0:
+        raise InputError(f"{file}: a head's intensities are finite and some are above zero")
+    return np.maximum(volume, 0), voxel
+
+
+def zero_padded_axes(volume: Array) -> list[str]:
+    """The in-plane axes along which the head's own k-space is all but empty at its edges, as when it was interpolated.
+
+    Compares the mean power in the outermost tenth of the frequencies with that around half of them: a third in heads as
+    scanned, next to nothing in padded ones.
+    """
+    spectrum = fft2c(torch.from_numpy(volume).permute(2, 0, 1).to(torch.complex64)).abs().square()
+    axes = []
+    for name, power in (
+        ("right-left", spectrum.mean(dim=(0, 2))),
+        ("anterior-posterior", spectrum.mean(dim=(0, 1))),
+    ):
+        frequency = (torch.arange(len(power)) - len(power) // 2).abs() / (len(power) / 2)
+        if power[frequency >= 0.9].mean() < 0.02 * power[(frequency >= 0.4) & (frequency < 0.6)].mean():
+            axes.append(name)
+    return axes
+
+
+def head_mask(volume: Array) -> NDArray[np.bool_]:
+    """The head of a NIfTI volume without the air around it: bright, in one piece, its holes closed slice by slice."""
+    smooth = ndimage.gaussian_filter(volume, 1.0)
+    bright = smooth > 0.12 * np.percentile(smooth, 98)
+    pieces, n_pieces = ndimage.label(ndimage.binary_opening(bright))
+    if n_pieces == 0:
+        return np.asarray(bright)
+    sizes = np.bincount(pieces.ravel())[1:]
+    closed = ndimage.binary_closing(np.pad(pieces == 1 + sizes.argmax(), 6), iterations=5)[6:-6, 6:-6, 6:-6]
+    return np.stack([ndimage.binary_fill_holes(closed[:, :, i]) for i in range(closed.shape[2])], axis=2)
+
+
+def head_planes(volume: Array, voxel: Array, n_slices: int, fov: float, size: int) -> Planes:
+    """Planes below the crown of a NIfTI head, its own middle in the middle of the frame, its air emptied."""
+    mask = head_mask(volume)
+    filled = np.flatnonzero(mask.mean(axis=(0, 1)) > 0.02)
+    crown = (filled[-1] if len(filled) else volume.shape[2] - 1) * voxel[2]
+    deepest = min(DEPTHS[1], crown - filled[0] * voxel[2]) if len(filled) else 0.0
+    heights = crown - spread(min(DEPTHS[0], deepest), deepest, n_slices)
+    levels = np.clip(np.round(heights / voxel[2]).astype(int), 0, volume.shape[2] - 1)
+    middle = [(lo + hi) / 2 for lo, hi in (_extent(mask[:, :, levels], axis) for axis in (0, 1))]
+    soft = ndimage.gaussian_filter(mask.astype(np.float32), 0.7)
+    signal = np.zeros((n_slices, size, size), np.float32)
+    head = np.zeros_like(signal)
+    for i, height in enumerate(heights):
+        for thin in thin_heights(float(height)):
+            points = plane_points(fov, size, float(thin))
+            indices = points / voxel[:, None, None]
+            indices[:2] += np.array(middle, np.float32)[:, None, None]
+            signal[i] += ndimage.map_coordinates(volume * soft, indices, order=1) / N_THIN
+            head[i] += ndimage.map_coordinates(soft, indices, order=1) / N_THIN
+    return Planes(
+        signal / max(float(signal.max()), 1e-12), head, heights - crown + np.float32(sum(DEPTHS) / 2 + 20)
+    )
+
+
+def _extent(mask: NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """First and last index along `axis` that holds some of the mask."""
+    where = np.flatnonzero(mask.any(axis=tuple(i for i in range(3) if i != axis)))
+    return (int(where[0]), int(where[-1])) if len(where) else (0, mask.shape[axis] - 1)

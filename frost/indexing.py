@@ -374,7 +374,7 @@ def _header_sizes(file: h5py.File, width: int) -> tuple[tuple[int, int] | None, 
     if found.dtype.itemsize > MAX_HEADER:
         raise InputError(f"{where}: declares {found.dtype.itemsize} bytes; no header is so large")
     raw = np.asarray(found[()]).reshape(-1)[0]
-    text = raw.encode() if isinstance(raw, str) else raw
+    text = raw.encode() if isinstance(raw, str) else raw.tobytes() if isinstance(raw, np.void) else raw
     if not isinstance(text, bytes) or len(text) > MAX_HEADER:
         raise InputError(f"{where}: one XML text is needed")
     fields = _xml_fields(text, where)

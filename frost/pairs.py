@@ -15,13 +15,13 @@ from frost.shards import VolumeArray, open_split
 
 # The modules that decide a weight of stage 2's network.
 TRAINING_SOURCES = (
-    "frost.augment", "frost.batches", "frost.image_networks.rcan", "frost.image_networks.scaling", "frost.losses",
-    "frost.pairs", "frost.shards", "frost.training",
+    "frost.augment", "frost.batches", "frost.image_networks.rcan", "frost.image_networks.scaling",
+    "frost.losses", "frost.pairs", "frost.shards", "frost.training",
 )  # fmt: skip
 
 
 class PairDataset(Dataset[dict[str, Any]]):
-    """The slices of one split, as both caches hold them: `images` (from `prepare`), `varnet` (from `cache_varnet`).
+    """The slices of one split, from both caches: `images` (made by `prepare`), `varnet` (by `cache_varnet`).
 
     `inputs` are names of channels: `varnet`, `grappa`, `zero_filled`. With an offset, `varnet-1` or
     `varnet+1`, a channel of the neighbouring slice; beyond either end of a volume, of the slice at that end.
@@ -85,7 +85,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         return "target" in self._images[name].channels
 
     def made_by(self) -> dict[str, Any]:
-        """How the inputs were made, for those who must make the same of a new scan: masks, GRAPPA, stage 1's network."""
+        """How the inputs were made, for who does the same to a new scan: masks, GRAPPA, stage 1's network."""
         attributes = [self._images[name].attributes for name in self.names]
         words = ("kind", "acceleration", "center_fraction")
         masks = {tuple(volume["mask"][word] for word in words) for volume in attributes}
@@ -99,7 +99,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         return (self._varnet if channel == "varnet" else self._images)[name]
 
     def _read(self, name: str, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The inputs, and the chunk of `images` of the same slice if they needed it: each chunk is read once."""
+        """The inputs, and the same slice of `images` where they needed it: each chunk is read once."""
         images = self._images[name]
         inputs = np.empty((len(self._channels), *images.shape[2:]), np.float32)
         chunks: dict[tuple[bool, int], np.ndarray] = {}
@@ -113,7 +113,7 @@ class PairDataset(Dataset[dict[str, Any]]):
 
 
 def data_range(array: VolumeArray) -> float:
-    """L of SSIM for a volume of `images`: its file's own `max` where there is one, else that of its target."""
+    """L of SSIM for a volume of `images`: the `max` that its file gives, else that of its target."""
     given = array.attributes.get("maximum")
     return array.maximum("target") if given is None else float(given)
 

@@ -12,7 +12,7 @@ for a whole split.
 
     <split>/zarr.json              the index
     <split>/<volume>/zarr.json     shape, codecs, attributes
-    <split>/<volume>/c/0/0/0/0     the shard: slice, crc32c, slice, crc32c, ...; [offset, size] of each, crc32c
+    <split>/<volume>/c/0/0/0/0     the shard: slice, crc32c, slice, crc32c ... [offset, size] of each, crc32c
 """
 
 import hashlib
@@ -38,7 +38,7 @@ N_CRC = 4  # bytes of a crc32c, little endian, behind what it is of
 
 
 def canonical(document: object) -> bytes:
-    """The one spelling of a JSON document: parsed and spelled again it has the same bytes, or was not ours."""
+    """The one spelling of a JSON document: parsed and spelled again it has the same bytes, or is not ours."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -79,7 +79,7 @@ def write_volume(
             shape = shape or image.shape
             if image.shape != shape or image.shape[0] != len(channels) or image.dtype != np.float32:
                 raise ValueError(
-                    f"slice {i}: {image.dtype} {image.shape}, not float32 ({len(channels)}, y, x) as the first"
+                    f"slice {i}: {image.dtype} {image.shape}, not float32 ({len(channels)}, y, x) as before"
                 )
             if not np.isfinite(image).all():
                 raise InputError(
@@ -234,16 +234,19 @@ def write_split(folder: Path) -> None:
                 f"{volume}: holds the volume {array.attributes['name']!r}: the folder was renamed or swapped"
             )
         metadata[volume.name] = parse(volume / INDEX)
-    group: dict[str, Any] = {
+    temporary = folder / f"{INDEX}.tmp"  # then renamed: whoever links to the old index keeps it
+    temporary.write_bytes(canonical(_group_metadata(metadata)))
+    temporary.replace(folder / INDEX)
+
+
+def _group_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The zarr.json of a split."""
+    return {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {},
-        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": metadata},
+        "attributes": {"digest": hashlib.sha256(canonical(metadata)).hexdigest()},
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": dict(metadata)},
     }
-    group["attributes"]["digest"] = hashlib.sha256(canonical(group)).hexdigest()
-    temporary = folder / f"{INDEX}.tmp"  # then renamed: whoever links to the old index keeps it
-    temporary.write_bytes(canonical(group))
-    temporary.replace(folder / INDEX)
 
 
 def open_split(folder: Path) -> dict[str, VolumeArray]:
@@ -252,19 +255,20 @@ def open_split(folder: Path) -> dict[str, VolumeArray]:
     Raises InputError where the index is damaged, or the volumes in the folder are not exactly those it names.
     """
     group = parse(folder / INDEX)
-    digest = group.get("attributes", {}).pop("digest", None)
-    if digest != hashlib.sha256(canonical(group)).hexdigest():
+    inline = group.get("consolidated_metadata")
+    metadata = inline.get("metadata") if isinstance(inline, dict) else None
+    if not isinstance(metadata, dict) or group != _group_metadata(metadata):
         raise InputError(f"{folder / INDEX}: damaged: its digest is of another content")
-    metadata: dict[str, Any] = group["consolidated_metadata"]["metadata"]
+    for name, volume in metadata.items():
+        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or not isinstance(volume, dict):
+            raise InputError(f"{folder / INDEX}: {name!r} is not a name for a volume, or is none")
     there = {path.name for path in folder.iterdir() if path.is_dir()}
     for name in sorted(there ^ set(metadata)):
         raise InputError(
             f"{folder / name}: {'not in' if name in there else 'missing, but in'} the index of {folder.name}"
         )
     arrays = {name: VolumeArray(folder / name, metadata[name]) for name in sorted(metadata)}
-    for name, array in arrays.items():
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
-            raise InputError(f"{folder / INDEX}: {name!r} is not a name for a volume")
+    for array in arrays.values():
         array.check_size()
     return arrays
 

@@ -4,7 +4,7 @@ One finished piece of work of one stage, mostly a volume, is one entry, found by
 depends on. It lies outside the workspace, so neither `dvc` deleting a stage's outs nor an experiment in a
 temporary folder makes anyone compute it again; stages link entries into their outs.
 
-    <root>/<stage>/<2 of key>/<key>/   an entry: read-only files, and manifest.json, whose mtime is its last use
+    <root>/<stage>/<2 of key>/<key>/   an entry: read-only files and manifest.json, its mtime the last use
     <root>/training/<key>/             checkpoints of a training whose network will be the entry of that key
     <root>/tmp/<key>.<unique>/         what the holder of that key's lock is writing
     <root>/locks/                      a file per key, and per stage and workspace
@@ -59,7 +59,7 @@ Compute = Callable[[Any, Path], None]
 
 
 def entry_key(stage: str, facts: Mapping[str, Any]) -> str:
-    """The key of the entry that `stage` makes from `facts`, which must hold everything that can change one byte of it.
+    """The key of what `stage` makes from `facts`, which must hold everything that can change a byte of it.
 
     That is: digests of weights and sources, the volume's identity and mask record, the params that matter,
     and whatever is written into the entry. Nothing else: neither times nor places.
@@ -68,7 +68,7 @@ def entry_key(stage: str, facts: Mapping[str, Any]) -> str:
 
 
 def source_digest(*modules: str) -> str:
-    """sha256 of what the named modules do: of their syntax trees, which neither comments nor docstrings change."""
+    """sha256 of the named modules' syntax trees, which neither comments nor docstrings change."""
     trees = {}
     for name in modules:
         spec = importlib.util.find_spec(name)
@@ -91,7 +91,7 @@ class _WithoutStrings(ast.NodeTransformer):
 
 
 def store_root() -> Path:
-    """`FROST_STORE`, else `frost-store` beside the DVC cache, which temporary workspaces of `dvc exp run` share.
+    """`FROST_STORE`, else `frost-store` beside DVC's cache, which temporary workspaces of experiments share.
 
     There the links that stages make cost nothing. Raises InputError outside a DVC repository.
     """
@@ -105,7 +105,7 @@ def store_root() -> Path:
 
 
 def _dvc_cache(dvc: Path) -> Path:
-    """Where DVC has its cache: its config read as DVC reads it, without the seconds that importing DVC takes."""
+    """Where DVC has its cache, from its config, without the seconds that importing DVC takes."""
     user = (
         os.environ.get("DVC_GLOBAL_CONFIG_DIR")
         or Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "dvc"
@@ -127,7 +127,7 @@ def _dvc_cache(dvc: Path) -> Path:
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished piece of work that was just checked: `files` are paths relative to `folder`, with sha256 and size."""
+    """A finished piece of work, just checked: `files` are paths relative to `folder`, with sha256, size."""
 
     stage: str
     key: str
@@ -157,7 +157,7 @@ class Store:
         return self.root / stage / key[:2] / key
 
     def training(self, key: str) -> Path:
-        """The folder for checkpoints of the training that makes entry `key`; removed when the entry is finished."""
+        """The folder for checkpoints of the training that makes entry `key`; removed when it is done."""
         return self.root / "training" / key
 
     def has(self, stage: str, key: str) -> bool:
@@ -165,7 +165,7 @@ class Store:
         return self.folder(stage, key).is_dir()
 
     def take(self, stage: str, key: str) -> Entry:
-        """An entry, after reading all of it. Raises InputError that names it where a byte is wrong or missing."""
+        """An entry, after reading all of it. Raises InputError naming it where a byte is wrong or missing."""
         folder = self.folder(stage, key)
         with suppress(OSError):  # a store that can only be read serves as well
             os.utime(folder / MANIFEST)
@@ -174,7 +174,7 @@ class Store:
     def produce(
         self, stage: str, facts: Mapping[str, Any], compute: Callable[[Path], None], wait: bool = True
     ) -> Entry | None:
-        """The entry of these facts: taken where it is there, else made by `compute`, which is given an empty folder.
+        """The entry of these facts: taken if it is there, else made by `compute`, which gets an empty folder.
 
         Of several processes one computes, the others wait for it; without `wait` they get None at once.
         """
@@ -210,7 +210,7 @@ class Store:
 
     @contextmanager
     def lock(self, name: str, wait: bool = True) -> Iterator[bool]:
-        """Hold the lock `name`, mostly a key: gives True, or without `wait` False where another process holds it.
+        """Hold the lock `name`, mostly a key: gives True; without `wait`, False where another process has it.
 
         Within one process it can be taken again. The system frees it when its process ends, however it ends.
         """
@@ -249,7 +249,7 @@ class Store:
             ) from None
 
     def link(self, entry: Entry, destination: Path) -> None:
-        """Make `destination` hold exactly the files of `entry`, sharing their blocks where the file system can.
+        """Make `destination` hold exactly the files of `entry`, sharing their blocks if the file system can.
 
         A file that is there and right stays; another is replaced by a rename, never written into.
         """
@@ -313,7 +313,7 @@ class Store:
         return totals
 
     def gc(self, older_than: float) -> list[Record]:
-        """Remove what was not used for `older_than` seconds, but nothing that is being worked on. Returns what went."""
+        """Remove what was not used for `older_than` seconds and is not being worked on. Returns what went."""
         removed = []
         for record in self.ls():
             if record.used < time.time() - older_than:
@@ -389,7 +389,7 @@ def _verified(folder: Path, stage: str, key: str) -> Entry:
 
 
 def _make_durable(folder: Path) -> None:
-    """On the disk, not only in memory, before the rename says that it is. Read-only, as links share the file."""
+    """On the disk, not only in memory, before a rename says so. Read-only, as links share the file."""
     for path in _files(folder):
         path.chmod(0o444)
         _sync(path)
@@ -455,7 +455,7 @@ def stage_lock(store: Store, stage: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Task:
-    """One volume to be made: its folder's name, its slices, what its key depends on, and what `compute` is given."""
+    """One volume to be made: its folder's name, its slices, what it depends on, what `compute` is given."""
 
     name: str
     n_slices: int
@@ -470,11 +470,12 @@ def produce_all(
     make: Callable[[], Compute],
     processes: int | None = None,
 ) -> int:
-    """Fill the folders of `splits` with the volumes of their tasks, computing those that the store does not have.
+    """Fill the folders of `splits` with the volumes of their tasks, computing what the store does not have.
 
-    make:      called once in each process that computes; gives compute(item, folder). Both can be sent to a process
-    processes: that compute, each with one thread, so that their number changes no byte; None is one per core, and 0
-               computes in this one, on its GPU
+    make:      called once in each process that computes, to which it must be possible to send it; gives
+               compute(item, folder)
+    processes: that compute, each with one thread, so that their number changes no byte; None is one per core,
+               and 0 computes in this process, on its GPU
 
     Processes, and ranks under torchrun, agree by the locks of keys alone, longest volume first, and none
     waits for another. In the end the first rank makes what others did not live to finish, links, and writes
@@ -533,7 +534,7 @@ def _compute(
     processes: int | None,
     bar: "tqdm[Any]",
 ) -> str:
-    """Compute what nobody else is computing, here or in processes of one thread. Returns how processes died, if any."""
+    """Compute what nobody else is computing, here or in processes of one thread. Returns how any died."""
     if processes == 0:
         for n_slices in _walk(store, stage, tasks, make):
             bar.update(n_slices)
@@ -588,7 +589,7 @@ def _worker(
 
 @contextmanager
 def _workers(n: int, target: Callable[[Connection], None]) -> Iterator[dict[Connection, SpawnProcess]]:
-    """`n` fresh processes by what they send through: a pipe each, so that none can take a lock into its grave.
+    """`n` fresh processes by what they send through: a pipe each, so none can take a lock into its grave.
 
     Those that are still there in the end are ended.
     """

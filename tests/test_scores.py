@@ -30,7 +30,7 @@ REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
 
 @pytest.fixture
 def head():
-    """Two slices of a bright disc in faint noise and one without it, in the challenge's scale; a noisy copy."""
+    """A bright disc, a fainter one and none, in faint noise and the challenge's scale; and a noisy copy."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-40:40, -36:36]
     disc = ((y / 30) ** 2 + (x / 25) ** 2 < 1) * (3e-4 + 1e-4 * np.sin(x / 3))

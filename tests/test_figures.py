@@ -1,0 +1,151 @@
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from frost.errors import InputError
+from frost.figures import (
+    COLOURS,
+    LABELS,
+    LARGEST_FILE,
+    Example,
+    choose_slices,
+    montage,
+    read_curves,
+    ssim_by_position,
+    ssim_distribution,
+    training_curves,
+    worst_patch,
+)
+
+
+def row(volume, i, image, ssim, **more):
+    scores = {"ssim": ssim, "ssim_foreground": ssim - 0.02, "ssim_clean": np.nan, "psnr": 30.0, "nmse": 0.01}
+    return {"split": "test", "volume": volume, "slice": i, "n_slices": 4, "image": image} | scores | more
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    means = {"zero_filled": 0.6, "varnet": 0.9, "rcan": 0.93, "mine": 0.91}
+    return [
+        row(f"v{v}", i, image, mean + 0.01 * rng.standard_normal())
+        for v in range(5)
+        for i in range(4)
+        for image, mean in means.items()
+    ]
+
+
+@pytest.fixture
+def examples():
+    rng = np.random.default_rng(0)
+    target = rng.random((64, 48), dtype=np.float32)
+    images = {
+        name: target + np.float32(noise) * rng.standard_normal(target.shape, dtype=np.float32)
+        for name, noise in (("zero_filled", 0.3), ("varnet", 0.1), ("rcan", 0.05))
+    }
+    return [Example(title, "v1 · slice 3", images, target, 1.0, {"rcan": 0.9}) for title in ("Best", "Worst")]
+
+
+CURVES = [
+    {
+        "epoch": epoch,
+        "loss": 1 / epoch,
+        "val_ssim": 1 - 0.1 / epoch,
+        "val_ssim_input": 0.9,
+        "learning_rate": 1e-3 / epoch,
+    }
+    for epoch in (1.0, 2.0, 3.0)
+]
+DRAW = {
+    "montage": lambda rows, examples, file: montage(examples, file),
+    "distribution": lambda rows, examples, file: ssim_distribution(rows, file),
+    "position": lambda rows, examples, file: ssim_by_position(rows, file),
+    "curves": lambda rows, examples, file: training_curves({"varnet": CURVES, "rcan": CURVES}, file),
+}
+
+
+@pytest.mark.parametrize("picture", DRAW)
+def test_a_picture_has_the_same_bytes_whatever_the_users_style(picture, rows, examples, tmp_path):
+    settings = dict(matplotlib.rcParams)
+    DRAW[picture](rows, examples, tmp_path / "plots" / "a.png")
+    with matplotlib.rc_context({"font.size": 20, "image.cmap": "jet"}):
+        DRAW[picture](rows, examples, tmp_path / "plots" / "b.png")
+    assert (tmp_path / "plots" / "a.png").read_bytes() == (tmp_path / "plots" / "b.png").read_bytes()
+    assert dict(matplotlib.rcParams) == settings
+    with Image.open(tmp_path / "plots" / "a.png") as opened:
+        assert opened.info.keys().isdisjoint({"Software", "Creation Time"})
+
+
+def test_a_montage_of_noise_is_still_a_small_file(tmp_path):
+    rng = np.random.default_rng(1)
+    target = rng.random((200, 200), dtype=np.float32)
+    images = {
+        name: rng.random((200, 200), dtype=np.float32) for name in ("zero_filled", "grappa", "varnet", "rcan")
+    }
+    montage([Example("Best", "", images, target, 1.0, {})] * 2, tmp_path / "montage.png")
+    assert (tmp_path / "montage.png").stat().st_size <= LARGEST_FILE
+
+
+def test_scores_all_equal_or_perfect_or_missing_can_be_drawn(tmp_path):
+    rows = [row("v", i, "rcan", 1.0, ssim_foreground=np.nan) for i in range(4)]
+    rows += [row("v", i, "varnet", 0.9, ssim_foreground=np.nan, n_slices=1) for i in range(1)]
+    ssim_distribution(rows, tmp_path / "distribution.png")
+    ssim_by_position(rows, tmp_path / "position.png")
+    training_curves({"rcan": CURVES[:1]}, tmp_path / "curves.png")
+
+
+def test_no_score_at_all_is_an_error(rows, tmp_path):
+    for draw in (ssim_distribution, ssim_by_position):
+        with pytest.raises(InputError, match="split 'val'"):
+            draw(rows, tmp_path / "a.png", split="val")
+
+
+def test_every_known_image_has_a_name_and_a_colour_of_its_own():
+    assert set(COLOURS) | {"target"} == set(LABELS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_worst_patch_finds_the_square_of_largest_error():
+    target = np.zeros((40, 30))
+    image = target.copy()
+    image[30:38, 2:10] = 1
+    image[0, 0] = 2
+    assert worst_patch(image, target, 8) == (slice(30, 38), slice(2, 10))
+    image[:] = 0
+    image[39, 29] = 1
+    rows, columns = worst_patch(image, target, 7)
+    assert (rows.stop, columns.stop) == (40, 30) and (rows.start, columns.start) == (33, 23)
+
+
+def test_chosen_slices_are_best_median_worst_and_the_largest_loss():
+    rcan = [0.5, 0.6, 0.7, 0.8, 0.9]
+    varnet = [0.4, 0.5, 0.6, 0.81, 0.8]
+    rows = [row("v", i, "rcan", x) for i, x in enumerate(rcan)] + [
+        row("v", i, "varnet", x) for i, x in enumerate(varnet)
+    ]
+    rows.append(row("empty", 0, "rcan", 0.1, ssim_foreground=np.nan))
+    assert choose_slices(rows, "test") == {
+        "Best": ("v", 4), "Median": ("v", 2), "Worst": ("v", 0), "Worst regression": ("v", 3)
+    }  # fmt: skip
+    better = [r for r in rows if r["slice"] != 3]
+    assert "Smallest gain" in choose_slices(better, "test")
+    with pytest.raises(InputError, match="split 'val'"):
+        choose_slices(rows, "val")
+
+
+def test_few_slices_are_chosen_once_each():
+    rows = [row("v", i, image, 0.5 + i / 10) for i in range(2) for image in ("rcan", "varnet")]
+    assert sorted(choose_slices(rows, "test").values()) == [("v", 0), ("v", 1)]
+
+
+def test_curves_are_read_as_written(tmp_path):
+    file = tmp_path / "curves.tsv"
+    file.write_text("epoch\tloss\tval_ssim\n1\t0.5\t\n2\t0.25\t0.9\n")
+    first, second = read_curves(file)
+    assert second == {"epoch": 2, "loss": 0.25, "val_ssim": 0.9} and np.isnan(first["val_ssim"])
+    file.write_text("epoch\tloss\n1\n")
+    with pytest.raises(InputError, match="line 2 should have 2 cells"):
+        read_curves(file)
+    with pytest.raises(InputError, match="not a table"):
+        read_curves(tmp_path / "none.tsv")

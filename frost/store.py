@@ -312,7 +312,7 @@ class Store:
             totals[record.stage] = totals.get(record.stage, 0) + record.n_bytes
         return totals
 
-    def gc(self, older_than: float) -> list[Record]:
+    def gc(self, older_than: int | float) -> list[Record]:
         """Remove what was not used for `older_than` seconds and is not being worked on. Returns what went."""
         removed = []
         for record in self.ls():

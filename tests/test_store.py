@@ -1,0 +1,706 @@
+"""The store: computed once, by one, and never believed without being read."""
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from frost.errors import InputError
+from frost.shards import open_split, write_volume
+from frost.store import (
+    MANIFEST,
+    Store,
+    Task,
+    entry_key,
+    produce_all,
+    source_digest,
+    stage_lock,
+    store_root,
+)
+
+FACTS = {"volume": {"identity": "ab", "mask": {"seed": [1, 2]}}, "params": {"regularisation": 1e-4}}
+KEY = entry_key("varnet", FACTS)
+
+
+def write(folder, content=b"pixels" * 100):
+    (folder / "c" / "0").mkdir(parents=True)
+    (folder / "c" / "0" / "shard").write_bytes(content)
+    (folder / "zarr.json").write_bytes(b"{}")
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def leftovers(store):
+    return list((store.root / "tmp").glob("*"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def entry(store):
+    return store.produce("varnet", FACTS, write)
+
+
+def run(code, *args, **options):
+    """A process of its own that runs `code` with what this file has."""
+    script = "from tests.test_store import *\n" + textwrap.dedent(code)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, args)], cwd=Path(__file__).parents[1], **options
+    )
+
+
+def until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "never came true"
+        time.sleep(0.02)
+
+
+# ---- keys
+
+
+def test_a_key_depends_on_stage_and_facts_alone():
+    assert entry_key("varnet", dict(reversed(FACTS.items()))) == KEY
+    assert len({KEY, entry_key("prepare", FACTS), entry_key("varnet", FACTS | {"weights": "1"})}) == 3
+    assert len(KEY) == 64
+
+
+SOURCE = '''
+"""What it is about."""
+def double(x):
+    """Twice x."""
+    return 2 * x  # a comment
+class Scan:
+    name: str
+    """Its name."""
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("a comment", "another comment", True),
+        ("Twice x.", "x and x.", True),
+        ('    """Its name."""\n', "", True),
+        ("def double", "\n\n\ndef double", True),
+        ("2 * x ", "(2 * x) ", True),
+        ("2 * x", "x * 2", False),
+        ("name: str", "name: int", False),
+    ],
+)
+def test_the_digest_of_sources_is_of_what_they_do(tmp_path, monkeypatch, old, new, same):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "some_physics.py").write_text(SOURCE)
+    before = source_digest("some_physics", "frost.errors")
+    (tmp_path / "some_physics.py").write_text(SOURCE.replace(old, new))
+    assert old in SOURCE and (source_digest("some_physics", "frost.errors") == before) == same
+    assert source_digest("frost.errors", "some_physics") == source_digest("some_physics", "frost.errors")
+
+
+def test_a_source_that_is_not_there_is_a_bug():
+    with pytest.raises(ValueError, match="no source of frost_unknown"):
+        source_digest("frost_unknown")
+
+
+# ---- where it is
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.delenv("FROST_STORE", raising=False)
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "user"))
+    (tmp_path / "repo" / ".dvc").mkdir(parents=True)
+    (tmp_path / "repo" / "deeper").mkdir()
+    monkeypatch.chdir(tmp_path / "repo" / "deeper")
+    return tmp_path / "repo"
+
+
+def test_the_store_is_beside_dvcs_cache(repository):
+    assert store_root() == repository / ".dvc" / "frost-store"
+
+
+@pytest.mark.parametrize(
+    ("files", "where"),
+    [
+        ({"config": "[cache]\n    dir = ../../big/cache\n"}, "big"),
+        (
+            {"config": "[core]\nx = 1\n['remote \"s\"']\n    url = a%b\n[cache]\ndir = ../a\n"},
+            "repo",
+        ),
+        ({"config": "[cache]\ndir = ../../a/c\n", "config.local": "[cache]\ndir = '../../b/c'\n"}, "b"),
+        ({"../../user/config": "[cache]\ndir = ../shared/c\n"}, "shared"),
+        ({"../../user/config": "[cache]\ndir = ../shared/c\n", "config": "[cache]\ndir = ../../a/c"}, "a"),
+    ],
+)
+def test_wherever_dvcs_config_puts_the_cache(repository, files, where):
+    (repository.parent / "user").mkdir()
+    for name, text in files.items():
+        (repository / ".dvc" / name).write_text(text)
+    assert store_root() == repository.parent / where / "frost-store"
+
+
+def test_a_temporary_workspace_of_an_experiment_shares_it(repository, monkeypatch):
+    """DVC gives it a config.local that names the cache of the main repository."""
+    main = store_root()
+    temporary = repository / ".dvc" / "tmp" / "exps" / "tmp1" / ".dvc"
+    temporary.mkdir(parents=True)
+    (temporary / "config.local").write_text(
+        f"[core]\n[cache]\ndir = {repository / '.dvc' / 'cache'}\n[remote]\n"
+    )
+    monkeypatch.chdir(temporary.parent)
+    assert store_root() == main
+
+
+def test_the_environment_says_where(repository, monkeypatch):
+    monkeypatch.setenv("FROST_STORE", str(repository / "mine"))
+    assert store_root() == repository / "mine"
+
+
+def test_nowhere_and_not_readable(repository, monkeypatch, tmp_path):
+    (repository / ".dvc" / "config").write_text("no section = 1")
+    with pytest.raises(InputError, match=r"config: not a config of DVC"):
+        store_root()
+    shutil.rmtree(repository / ".dvc")
+    with pytest.raises(InputError, match="not in a DVC repository; set FROST_STORE"):
+        store_root()
+
+
+# ---- one entry
+
+
+def test_an_entry_is_computed_once(store):
+    calls = []
+
+    def compute(folder):
+        calls.append(folder)
+        write(folder)
+
+    first, second = (store.produce("varnet", FACTS, compute) for _ in range(2))
+    assert len(calls) == 1 and first == second
+    assert first.folder == store.folder("varnet", KEY) == store.root / "varnet" / KEY[:2] / KEY
+    assert set(first.files) == {"c/0/shard", "zarr.json"} and first.facts == FACTS
+    assert not leftovers(store)
+
+
+def test_nothing_of_time_or_place_is_in_it(tmp_path):
+    """The same bytes from another store, at another time."""
+    folders = [
+        Store(tmp_path / place).produce("varnet", FACTS, write).folder for place in ("here", "over/there")
+    ]
+    assert contents(folders[0]) == contents(folders[1])
+    assert str(tmp_path).encode() not in b"".join(contents(folders[0]).values())
+
+
+def test_files_are_read_only(entry):
+    assert all(not path.stat().st_mode & 0o222 for path in entry.folder.rglob("*") if path.is_file())
+
+
+def test_git_does_not_see_it(entry, store):
+    assert (store.root / ".gitignore").read_text() == "*\n"
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flipped_bit_is_found(entry, store, data):
+    """In any file, the manifest too."""
+    file = data.draw(st.sampled_from(sorted(path for path in entry.folder.rglob("*") if path.is_file())))
+    whole = file.read_bytes()
+    bit = data.draw(st.integers(0, 8 * len(whole) - 1))
+    damaged = bytearray(whole)
+    damaged[bit // 8] ^= 1 << bit % 8
+    file.chmod(0o644)
+    file.write_bytes(damaged)
+    try:
+        with pytest.raises(InputError, match=rf"^store entry varnet/{KEY}: .*`frost verify --repair`"):
+            store.take("varnet", KEY)
+        assert [(record.stage, record.key) for record, _ in store.damaged()] == [("varnet", KEY)]
+    finally:
+        file.write_bytes(whole)
+    assert not store.damaged()
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        (lambda folder: (folder / "zarr.json").unlink(), "zarr.json is missing"),
+        (lambda folder: (folder / MANIFEST).unlink(), "manifest.json is missing"),
+        (lambda folder: (folder / "extra").write_bytes(b""), "extra does not belong here"),
+        (
+            lambda folder: os.truncate(folder / "c" / "0" / "shard", 10),
+            "c/0/shard does not have its 600 bytes",
+        ),
+        (lambda folder: shutil.rmtree(folder / "c"), "c/0/shard is missing"),
+        (
+            lambda folder: [path.unlink() for path in folder.rglob("*") if path.is_file()],
+            "manifest.json is missing",
+        ),
+    ],
+)
+def test_an_incomplete_entry_is_an_error_that_names_it(entry, store, damage, what):
+    damage(entry.folder)
+    for look in (store.take, lambda stage, key: store.produce(stage, FACTS, write)):
+        with pytest.raises(InputError, match=rf"^store entry varnet/{KEY}: {what}"):
+            look("varnet", KEY)
+
+
+def test_a_link_instead_of_a_file_is_refused(entry, store, tmp_path):
+    shard = entry.folder / "c" / "0" / "shard"
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="c/0/shard"):
+        store.take("varnet", KEY)
+
+
+def test_swapped_entries_are_noticed(entry, store):
+    other = store.produce("varnet", FACTS | {"weights": "2"}, partial(write, content=b"x"))
+    shutil.rmtree(entry.folder)
+    shutil.copytree(other.folder, entry.folder)
+    with pytest.raises(InputError, match="holds another entry"):
+        store.take("varnet", KEY)
+
+
+def test_repair_makes_new_files(entry, store, tmp_path):
+    """The damaged inode, which an out may share, is left as it is."""
+    store.link(entry, tmp_path / "out")
+    shard, linked = entry.folder / "c" / "0" / "shard", tmp_path / "out" / "c" / "0" / "shard"
+    shard.chmod(0o644)
+    shard.write_bytes(b"damage")
+    assert store.drop("varnet", KEY) and not store.has("varnet", KEY) and not leftovers(store)
+    again = store.produce("varnet", FACTS, write)
+    assert shard.read_bytes() == b"pixels" * 100 and not shard.samefile(linked)
+    store.link(again, tmp_path / "out")
+    assert linked.read_bytes() == b"pixels" * 100
+
+
+def test_a_failing_computation_leaves_nothing(store):
+    def fail(folder):
+        write(folder)
+        raise InputError("scan.h5: is damaged")
+
+    with pytest.raises(InputError, match=r"^scan\.h5: is damaged$"):
+        store.produce("varnet", FACTS, fail)
+    assert not leftovers(store) and not store.ls()
+    assert store.produce("varnet", FACTS, write)
+
+
+def test_a_fault_that_is_not_the_disks_stays_what_it_is(store):
+    def fail(folder):
+        raise FileNotFoundError(errno.ENOENT, "No such file")
+
+    with pytest.raises(FileNotFoundError):
+        store.produce("varnet", FACTS, fail)
+
+
+# ---- links
+
+
+def test_linking_shares_or_copies(entry, store, tmp_path, monkeypatch):
+    """A hard link or reflink where it can, else a copy; always the same bytes, never the manifest."""
+    store.link(entry, tmp_path / "linked")
+    monkeypatch.setattr(
+        os, "link", lambda *a: (_ for _ in ()).throw(OSError(errno.EXDEV, "other file system"))
+    )
+    monkeypatch.setattr("frost.store._reflink", os.link)
+    store.link(entry, tmp_path / "copied")
+    assert not (tmp_path / "copied" / "zarr.json").samefile(entry.folder / "zarr.json")
+    want = {Path(name): (entry.folder / name).read_bytes() for name in entry.files}
+    assert contents(tmp_path / "linked") == contents(tmp_path / "copied") == want
+
+
+def test_linking_leaves_what_is_right_and_replaces_what_is_wrong(entry, store, tmp_path):
+    out = tmp_path / "out"
+    store.link(entry, out)
+    shard = out / "c" / "0" / "shard"
+    shutil.copyfile(shard, tmp_path / "copy")
+    shard.unlink()
+    (tmp_path / "copy").rename(shard)  # a right copy
+    (out / "zarr.json").unlink()
+    (out / "zarr.json").write_bytes(b"[]")  # another content of the same size
+    (out / "surplus").write_bytes(b"")
+    before = shard.stat().st_ino
+    store.link(entry, out)
+    assert shard.stat().st_ino == before
+    assert set(contents(out)) == {Path(name) for name in entry.files}
+    assert (out / "zarr.json").read_bytes() == b"{}" == (entry.folder / "zarr.json").read_bytes()
+
+
+# ---- housekeeping
+
+
+def age(store, entry, days):
+    then = time.time() - 86400 * days
+    os.utime(entry.folder / MANIFEST, (then, then))
+
+
+def test_what_is_old_goes_and_what_is_used_or_locked_stays(store):
+    entries = [store.produce("varnet", {"n": n}, write) for n in range(4)]
+    for entry in entries:
+        age(store, entry, 10)
+    store.take("varnet", entries[0].key)  # used now
+    process = run(
+        """
+        with Store(Path(sys.argv[1])).lock(sys.argv[2]):
+            print(flush=True)
+            sys.stdin.read()
+        """,
+        store.root, entries[1].key, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    process.stdout.readline()
+    store.training("0" * 64).mkdir(parents=True)
+    removed = {record.key for record in store.gc(86400)}
+    process.communicate()
+    assert removed == {entries[2].key, entries[3].key}
+    assert {record.key for record in store.ls()} == {entries[0].key, entries[1].key, "0" * 64}
+    assert not leftovers(store)
+    later = time.time() - 86400 * 2
+    os.utime(store.training("0" * 64), (later, later))
+    assert {record.key for record in store.gc(86400)} == {entries[1].key, "0" * 64}
+
+
+def test_sizes_are_told_by_stage(entry, store):
+    store.produce("prepare", FACTS, write)
+    used = sum(map(len, contents(entry.folder).values()))
+    assert store.du()["varnet"] == used == store.ls()[1].n_bytes
+    assert [record.stage for record in store.ls()] == ["prepare", "varnet"]
+
+
+def test_checkpoints_go_when_their_network_is_finished(store):
+    def train(folder):
+        store.training(KEY).mkdir(parents=True)
+        (store.training(KEY) / "epoch1").write_bytes(b"state")
+        write(folder)
+
+    with pytest.raises(KeyboardInterrupt):
+        store.produce("varnet", FACTS, lambda folder: [train(folder), exec("raise KeyboardInterrupt")])
+    assert (store.training(KEY) / "epoch1").exists()  # an interrupted training goes on from there
+    shutil.rmtree(store.training(KEY))
+    store.produce("varnet", FACTS, train)
+    assert not store.training(KEY).exists()
+
+
+def test_an_empty_store(store):
+    store.clean()
+    assert store.ls() == [] and store.du() == {} and store.gc(0) == [] and store.damaged() == []
+    assert not store.root.exists()
+
+
+# ---- several processes, and what happens to them
+
+
+def logged(log, folder):
+    with log.open("a") as file:
+        file.write("computed\n")
+    time.sleep(0.3)
+    write(folder)
+
+
+def produce_logged(root, log):
+    Store(root).produce("varnet", FACTS, partial(logged, log))
+
+
+def test_of_two_processes_one_computes(store, tmp_path):
+    context = get_context("spawn")
+    processes = [
+        context.Process(target=produce_logged, args=(store.root, tmp_path / "log")) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert (tmp_path / "log").read_text() == "computed\n"
+
+
+def test_who_does_not_want_to_wait_gets_none(store):
+    code = """
+        def compute(folder):
+            print(flush=True)
+            sys.stdin.read()
+            write(folder)
+        Store(Path(sys.argv[1])).produce("varnet", FACTS, compute)
+    """
+    process = run(code, store.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    assert store.produce("varnet", FACTS, write, wait=False) is None
+    store.clean()
+    assert len(leftovers(store)) == 1  # what a living process writes is nobody else's
+    process.communicate()
+    assert store.take("varnet", KEY) and not leftovers(store)
+
+
+def test_killed_in_the_middle(store, entry, tmp_path):
+    """kill -9 while it writes: the next run computes, to the same bytes, and removes what was left."""
+    code = """
+        def compute(folder):
+            write(folder)
+            print(flush=True)
+            sys.stdin.read()
+        Store(Path(sys.argv[1])).produce("varnet", FACTS, compute)
+    """
+    other = Store(tmp_path / "other")
+    process = run(code, other.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    process.kill()
+    process.communicate()
+    assert len(leftovers(other)) == 1 and not other.ls()
+    assert contents(other.produce("varnet", FACTS, write).folder) == contents(entry.folder)
+    assert not leftovers(other)
+
+
+def test_a_full_disk(store):
+    """The limit on a file's size fails writes as a full disk does."""
+
+    def too_much(folder):
+        (folder / "shard").write_bytes(bytes(100_000))
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+        with pytest.raises(InputError, match=r"File too large.*FROST_STORE"):
+            store.produce("varnet", FACTS, too_much)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not leftovers(store) and not store.ls()
+    assert store.produce("varnet", FACTS, too_much)
+
+
+@pytest.fixture
+def closed():
+    """A store that this process may read but not write."""
+    root = Path(tempfile.mkdtemp(prefix="frost-closed-"))  # whose parents others may enter
+    store = Store(root)
+    store.produce("varnet", FACTS, write)
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    superuser = os.geteuid() == 0
+    if superuser:
+        os.seteuid(65534)
+    yield store
+    if superuser:
+        os.seteuid(0)
+    for path in (root, *root.rglob("*")):
+        path.chmod(0o755)
+    shutil.rmtree(root)
+
+
+def test_a_store_that_can_only_be_read_serves(closed):
+    assert closed.take("varnet", KEY) == closed.produce("varnet", FACTS, write)
+    with pytest.raises(InputError, match=r"frost-closed.*: Permission denied \(the store is .*FROST_STORE"):
+        closed.produce("varnet", FACTS | {"weights": "2"}, write)
+
+
+def test_a_second_run_of_a_stage_waits_and_names_the_first(store, tmp_path, capfd):
+    code = """
+        with stage_lock(Store(Path(sys.argv[1])), "train_rcan"):
+            print(flush=True)
+            sys.stdin.read()
+    """
+    process = run(code, store.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    timer = threading.Timer(0.5, process.stdin.close)
+    timer.start()
+    with stage_lock(store, "train_rcan"):  # the same folder, as `run` starts in the repository
+        assert process.wait(5) == 0
+    said = f"train_rcan: waiting for process {process.pid}, which runs this stage here\n"
+    assert capfd.readouterr().err == said
+    process.stdout.close()
+    with stage_lock(store, "train_rcan"), stage_lock(store, "evaluate"):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+
+
+# ---- whole stages
+
+
+def image(seed, n_slices):
+    return (
+        np.random.default_rng([seed, i]).standard_normal((1, 6, 6)).astype(np.float32)
+        for i in range(n_slices)
+    )
+
+
+def volume(item, folder):
+    write_volume(folder, image(item["seed"], item["n"]), item["n"], ("varnet",), {"name": item["name"]})
+
+
+def make():
+    return volume
+
+
+def tasks(first, last, **extra):
+    items = [{"seed": seed, "n": 1 + seed % 3, "name": f"v{seed}"} | extra for seed in range(first, last)]
+    return [Task(item["name"], item["n"], {"seed": item["seed"]}, item) for item in items]
+
+
+def splits(out, **extra):
+    return {out / "train": tasks(0, 5, **extra), out / "val": tasks(5, 7, **extra), out / "test": []}
+
+
+def test_any_number_of_processes_gives_the_same_bytes(tmp_path):
+    outs = []
+    for processes in (0, 1, 3):
+        store, out = Store(tmp_path / f"store{processes}"), tmp_path / f"out{processes}"
+        assert produce_all(store, "varnet", splits(out), make, processes) == 13
+        assert produce_all(store, "varnet", splits(out), make, processes) == 0
+        assert not leftovers(store)
+        outs.append(contents(out))
+    assert outs[0] == outs[1] == outs[2] and len(outs[0]) == 2 * 7 + 3
+    for split, names in (("train", 5), ("val", 2), ("test", 0)):
+        assert len(open_split(tmp_path / "out3" / split)) == names
+
+
+def test_an_out_holds_exactly_the_volumes_of_the_index(store, tmp_path):
+    out = tmp_path / "out"
+    produce_all(store, "varnet", {out: tasks(0, 4)}, make, 0)
+    assert produce_all(store, "varnet", {out: tasks(2, 5)}, make, 0) == 2  # one new volume, its slices alone
+    assert set(open_split(out)) == {"v2", "v3", "v4"}
+
+
+def test_a_damaged_entry_stops_a_stage(store, tmp_path):
+    produce_all(store, "varnet", splits(tmp_path / "out"), make, 0)
+    key = entry_key("varnet", {"seed": 3})
+    file = store.folder("varnet", key) / "zarr.json"
+    file.chmod(0o644)
+    file.write_bytes(file.read_bytes().replace(b"v3", b"v4"))
+    with pytest.raises(InputError, match=f"store entry varnet/{key}: zarr.json is damaged"):
+        produce_all(store, "varnet", splits(tmp_path / "again"), make, 0)
+
+
+def refuse(item, folder):
+    if item["name"] == "v3":
+        raise InputError("v3.h5: has no mask")
+    volume(item, folder)
+
+
+def make_refuse():
+    return refuse
+
+
+def make_fail():
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_the_error_of_a_process_is_the_stages(store, tmp_path, processes):
+    with pytest.raises(InputError, match=r"^v3\.h5: has no mask$"):
+        produce_all(store, "varnet", splits(tmp_path / "out"), make_refuse, processes)
+    assert not (tmp_path / "out").exists() and not leftovers(store)
+
+
+def test_a_bug_in_a_process_keeps_its_traceback(store, tmp_path):
+    with pytest.raises(RuntimeError, match=r"(?s)in a process of varnet:.*make_fail.*a bug"):
+        produce_all(store, "varnet", splits(tmp_path / "out"), make_fail, 1)
+
+
+def die_once(item, folder):
+    volume(item, folder)
+    if item["name"] == "v2" and not item["flag"].exists():
+        item["flag"].touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_die_once():
+    return die_once
+
+
+def die(item, folder):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def make_die():
+    return die
+
+
+def test_a_killed_process_does_not_stop_the_rest(store, tmp_path):
+    out, flag = tmp_path / "out", tmp_path / "flag"
+    assert produce_all(store, "varnet", splits(out, flag=flag), make_die_once, 2) == 13
+    assert flag.exists() and not leftovers(store)
+    produce_all(Store(tmp_path / "undisturbed"), "varnet", splits(tmp_path / "want"), make, 0)
+    assert contents(out) == contents(tmp_path / "want")
+
+
+def test_processes_that_always_die_end_the_stage(store, tmp_path):
+    with pytest.raises(InputError, match=r"^varnet: v\d: its process died \(exit code -9\)"):
+        produce_all(store, "varnet", splits(tmp_path / "out"), make_die, 1)
+
+
+def test_one_thread_each(store, tmp_path):
+    before = dict(os.environ)
+    produce_all(store, "varnet", {tmp_path / "out": tasks(0, 1)}, make_threads, 1)
+    assert open_split(tmp_path / "out")["v0"].attributes["threads"] == ["1", "1"]
+    assert dict(os.environ) == before
+
+
+def make_threads():
+    threads = [os.environ["OMP_NUM_THREADS"], os.environ["OPENBLAS_NUM_THREADS"]]
+    return lambda item, folder: write_volume(folder, image(1, 1), 1, ("varnet",), {"threads": threads})
+
+
+def slow(item, folder):
+    time.sleep(0.4)
+    volume(item, folder)
+
+
+def make_slow():
+    return slow
+
+
+def test_processes_end_with_the_one_that_started_them(store, tmp_path):
+    code = """
+        produce_all(Store(Path(sys.argv[1])), "varnet", splits(Path(sys.argv[2])), make_slow, 2)
+    """
+    process = run(code, store.root, tmp_path / "out", stderr=subprocess.DEVNULL)
+    until(lambda: store.ls())
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+    assert 0 < len(store.ls()) < 7
+    assert produce_all(store, "varnet", splits(tmp_path / "out"), make, 2) > 0
+    produce_all(Store(tmp_path / "undisturbed"), "varnet", splits(tmp_path / "want"), make, 0)
+    assert contents(tmp_path / "out") == contents(tmp_path / "want") and not leftovers(store)
+
+
+def test_ranks_share_the_work_and_the_first_finishes_it(store, tmp_path):
+    """As torchrun starts them; the second is killed at its first volume."""
+    code = """
+        made = make_die if sys.argv[3] == "die" else make_slow
+        produce_all(Store(Path(sys.argv[1])), "varnet", splits(Path(sys.argv[2])), made, 0)
+    """
+    ranks = [
+        run(
+            code, store.root, tmp_path / "out", how,
+            env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "3"}, stderr=subprocess.DEVNULL,
+        )
+        for rank, how in enumerate(("work", "die", "work"))
+    ]  # fmt: skip
+    assert [rank.wait(60) for rank in ranks] == [0, -signal.SIGKILL, 0]
+    produce_all(Store(tmp_path / "undisturbed"), "varnet", splits(tmp_path / "want"), make, 0)
+    assert contents(tmp_path / "out") == contents(tmp_path / "want") and not leftovers(store)

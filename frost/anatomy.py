@@ -1,7 +1,8 @@
-"""Heads to simulate scans of: planes through the MNI152 template dressed as many subjects, or through NIfTI heads.
+"""Heads to scan: planes through the MNI152 template dressed as many subjects, or through NIfTI heads.
 
-Points are in millimetres, (3, ...) = right, anterior, superior. Planes are axial, seen as radiologists do: row 0 is the
-front, column 0 the right side. A plane is rendered from several thin ones, so that a voxel mixes tissues in depth too.
+Points are in millimetres, (3, ...) = right, anterior, superior. Planes are axial, seen as radiologists do:
+row 0 is the front, column 0 the right side. A plane is rendered from several thin ones, so that a voxel mixes
+tissues in depth too.
 """
 
 import functools
@@ -32,18 +33,18 @@ LOWEST, HIGHEST = (
 )  # of the template's slices, mm above its origin: below there would have to be a face
 DEPTHS = (28.0, 96.0)  # of a NIfTI head's slices, mm below its crown
 
-# T1 and T2 (ms) and proton density. Brain at 3 T: Wansapura 1999, doi:10.1002/(SICI)1522-2586(199904)9:4<531::AID-JMRI4>3.0.CO;2-L;
-# the rest are round numbers. Blood moves, and so has no spin-echo signal of its own: see `tissue_signals`.
+# T1 and T2 (ms) and proton density at 3 T, for the brain near those of Wansapura 1999 (J Magn Reson Imaging
+# 9:531); the rest are round numbers. Blood moves, and so has no spin-echo signal: see `tissue_signals`.
 RELAXATION = {
     "grey": (1330.0, 100.0, 0.82),
-    "white": (830.0, 72.0, 0.70),
+    "white": (830.0, 72.0, 0.74),
     "fluid": (4000.0, 1500.0, 1.00),
     "lesion": (1450.0, 170.0, 0.86),
     "bone": (1000.0, 8.0, 0.12),
     "marrow": (600.0, 65.0, 0.40),
-    "fat": (420.0, 105.0, 0.66),
+    "fat": (420.0, 150.0, 0.58),
     "muscle": (1400.0, 40.0, 0.75),
-    "skin": (1000.0, 45.0, 0.60),
+    "skin": (1000.0, 60.0, 0.65),
     "vessel": (0.0, 0.0, 0.0),
 }
 TISSUES = tuple(RELAXATION)
@@ -61,7 +62,7 @@ VESSELS = (
 
 @dataclass(frozen=True)
 class Planes:
-    """Slices of one head on a fine grid: magnetisation (slice, y, x), and how much of each voxel is head, 0 to 1."""
+    """Slices of one head on a fine grid: signal, and the share of head in each voxel, both (slice, y, x)."""
 
     signal: Array
     head: Array
@@ -70,7 +71,7 @@ class Planes:
 
 @dataclass(frozen=True)
 class SmoothField:
-    """A random smooth scalar of space with a given standard deviation: a sum of plane waves of random direction."""
+    """A random smooth scalar of space with a given deviation: a sum of plane waves of random direction."""
 
     waves: Array  # (wave, 3), radians per mm
     phases: Array
@@ -99,7 +100,7 @@ def smooth_field(
 
 
 def plane_points(fov: float, size: int, height: float) -> Array:
-    """Points (3, y, x) of an axial plane of `fov` mm; the origin lies at index size // 2, as in frost.fourier."""
+    """Points (3, y, x) of an axial plane of `fov` mm; the origin is at index size // 2."""
     along = -(np.arange(size, dtype=np.float32) - size // 2) * np.float32(fov / size)
     anterior, right = np.meshgrid(along, along, indexing="ij")
     return np.stack([right, anterior, np.full_like(right, height)])
@@ -110,12 +111,12 @@ def thin_heights(height: float) -> Array:
     return height + np.float32(THICKNESS / N_THIN) * (np.arange(N_THIN, dtype=np.float32) - (N_THIN - 1) / 2)
 
 
-# --- The template ---------------------------------------------------------------------------------------------------
+# --- The template ---
 
 
 @dataclass(frozen=True)
 class Template:
-    """Tissue fractions and distances (mm) on one 1 mm grid, indexed right, anterior, superior from `corner`."""
+    """Tissue fractions and distances (mm) on a 1 mm grid, indexed right, anterior, superior from `corner`."""
 
     grey: Array
     white: Array
@@ -132,23 +133,24 @@ class Template:
 
 @functools.lru_cache(maxsize=1)
 def load_template() -> Template:
-    """The ICBM 2009a symmetric template (Fonov 2009, doi:10.1016/S1053-8119(09)70884-5), from nilearn's own files.
+    """The ICBM 2009a template (Fonov 2009, doi:10.1016/S1053-8119(09)70884-5), from nilearn's own files.
 
-    nilearn itself is not imported: it would bring scikit-learn and pandas for three files. They are a brain without a
-    skull, whose layers therefore come from the distance to the brain.
+    nilearn itself is not imported: it would bring scikit-learn and pandas for two files. They are a brain
+    without a skull, whose layers therefore come from the distance to the brain.
     """
     spec = importlib.util.find_spec("nilearn")
     if spec is None or spec.origin is None:
         raise InputError("nilearn: not installed; it ships the head that `simulate` starts from")
     folder = Path(spec.origin).parent / "datasets" / "data"
     margin = 28  # mm of air, skull and scalp around the brain
-    maps = []
+    maps: list[Array] = []
     for kind in ("gm", "wm"):
         image = nibabel.load(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
-        maps.append(np.pad(np.asarray(image.dataobj, np.float32) / 255, margin))
+        maps.append(np.pad(np.asarray(image.dataobj, np.float32) / np.float32(255), margin))
     corner = np.asarray(image.affine[:3, 3], np.float32) - margin
     brain_distance, hull_distance = _distances(maps[0] + maps[1] > 0.3)
-    return Template(maps[0], maps[1], brain_distance, hull_distance, corner)
+    grey, white = maps
+    return Template(grey, white, brain_distance, hull_distance, corner)
 
 
 def _distances(brain: NDArray[np.bool_]) -> tuple[Array, Array]:
@@ -177,7 +179,7 @@ def _distances(brain: NDArray[np.bool_]) -> tuple[Array, Array]:
     return upsample(outside), upsample(signed)
 
 
-# --- A subject made from the template -------------------------------------------------------------------------------
+# --- A subject made from the template ---
 
 
 @dataclass(frozen=True)
@@ -197,14 +199,14 @@ class Subject:
 
 
 def draw_subject(rng: np.random.Generator, template: Template) -> Subject:
-    """Draw a head: 6 % of size, a few degrees of tilt, millimetres of shape, its own folds, lesions and vessels."""
+    """Draw a head: a few per cent of size, degrees of tilt, millimetres of shape; folds, lesions, vessels."""
     turn = np.deg2rad(rng.normal(0, (4.0, 2.5, 4.0)))  # about the right, anterior and superior axes
-    size = 0.95 * rng.normal(1, 0.025) * rng.normal(1, 0.02, size=3)  # the template is larger than people are
+    size = 0.93 * rng.normal(1, 0.025) * rng.normal(1, 0.02, size=3)  # the template is larger than people are
     centre = np.array([0, -16, 0]) + rng.normal(0, (3, 3, 3))
     return Subject(
         to_template=(_rotation(turn) / size).astype(np.float32),
         centre=centre.astype(np.float32),
-        warp=tuple(smooth_field(rng, 130, 3.0) for _ in range(3))
+        warp=tuple(smooth_field(rng, 150, 2.3) for _ in range(3))
         + tuple(smooth_field(rng, 24, 0.9, n_waves=8) for _ in range(3)),
         atrophy=rng.uniform(0.8, 2.2),
         layers=tuple(
@@ -242,7 +244,7 @@ def _draw_lesions(rng: np.random.Generator, template: Template) -> NDArray[np.fl
 
 
 def _draw_vessels(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Points (point, 4: place, radius), a third of a millimetre apart, along both sides' vessels and small branches."""
+    """Points (point, 4: place, radius), a third of a millimetre apart, along vessels and small branches."""
     tubes = []
     for side in (-1, 1):
         for course in VESSELS:
@@ -262,7 +264,7 @@ def _draw_vessels(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def to_template(subject: Subject, points: Array) -> tuple[Array, Array]:
-    """Where points (3, n) of the frame lie in the template: rotation, scale and a smooth warp; then with the folds' own."""
+    """Where points (3, n) of the frame lie in the template, by size, tilt and build; and by the folds too."""
     matrix = subject.to_template
     placed = np.stack([sum(matrix[i, j] * points[j] for j in range(3)) for i in range(3)])
     placed += subject.centre[:, None]
@@ -275,7 +277,7 @@ def to_template(subject: Subject, points: Array) -> tuple[Array, Array]:
 def tissue_fractions(subject: Subject, template: Template, built: Array, points: Array) -> Array:
     """How much of each of TISSUES is at a place: (tissue, n), summing to 1 in the head and to 0 in air.
 
-    `built` and `points`, both (3, n), are where `to_template` says: skull and scalp know nothing of the brain's folds.
+    `built` and `points`, both (3, n), come from `to_template`: skull and scalp ignore the brain's folds.
     """
     out = dict.fromkeys(TISSUES, np.zeros(points.shape[1], np.float32))
     hull = template.sample("hull_distance", built)
@@ -314,7 +316,7 @@ def tissue_fractions(subject: Subject, template: Template, built: Array, points:
 
 
 def _layer_edges(subject: Subject, points: Array) -> list[Array]:
-    """Distances from the hull (mm) where the cavity, the skull and the scalp end; the temples carry more flesh."""
+    """Distances from the hull (mm) where cavity, skull and scalp end; the temples carry more flesh."""
     edges: list[Array] = []
     edge = np.zeros(points.shape[1], np.float32)
     for (mean, variation), least in zip(subject.layers, (0.8, 4.2, 3.6)):
@@ -326,7 +328,7 @@ def _layer_edges(subject: Subject, points: Array) -> list[Array]:
 
 def _within(distance: Array, edge: Array | float) -> Array:
     """1 where `distance` is less than `edge`, 0 beyond, with a ramp one millimetre wide."""
-    return np.clip(edge - distance + 0.5, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(edge - distance + 0.5, 0, 1), np.float32)
 
 
 def _temple_share(points: Array) -> Array:
@@ -341,7 +343,7 @@ def _lesion_share(subject: Subject, points: Array) -> Array:
     share = np.zeros(points.shape[1], np.float32)
     for x, y, z, radius in subject.lesions.astype(np.float32):
         distance = np.sqrt((points[0] - x) ** 2 + (points[1] - y) ** 2 + (points[2] - z) ** 2)
-        share = np.maximum(share, np.clip((radius - distance) / 1.2 + 0.5, 0, 1))
+        share = np.maximum(share, np.clip((radius - distance) / 1.2 + 0.5, 0, 1).astype(np.float32))
     return share
 
 
@@ -350,7 +352,7 @@ def _vessel_share(subject: Subject, points: Array) -> Array:
     reach = 3.0
     distance, nearest = cKDTree(subject.vessels[:, :3]).query(points.T, distance_upper_bound=reach, eps=0.1)
     radius = np.append(subject.vessels[:, 3], 0)[nearest]  # "none in reach" is an index past the end
-    return np.clip(radius - np.minimum(distance, reach) + 0.5, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(radius - np.minimum(distance, reach) + 0.5, 0, 1), np.float32)
 
 
 def _sinus_share(points: Array, hull: Array) -> Array:
@@ -362,9 +364,9 @@ def _sinus_share(points: Array, hull: Array) -> Array:
 def tissue_signals(rng: np.random.Generator, contrast: str) -> Array:
     """The spin-echo signal of each of TISSUES, (tissue,), with a scanner's and a subject's own variation.
 
-    S = density (1 - 2 exp(-TI/T1) + exp(-TR/T1)) exp(-TE/T2) with inversion, else density (1 - exp(-TR/T1)) exp(-TE/T2).
+    S = density (1 - exp(-TR/T1)) exp(-TE/T2); inversion makes it |1 - 2 exp(-TI/T1) + exp(-TR/T1)|.
     """
-    repetition, echo = {"AXT1": (520.0, 10.0), "AXT2": (5200.0, 105.0), "AXFLAIR": (9000.0, 95.0)}[contrast]
+    repetition, echo = {"AXT1": (470.0, 10.0), "AXT2": (5200.0, 105.0), "AXFLAIR": (9000.0, 95.0)}[contrast]
     repetition, echo = repetition * rng.uniform(0.85, 1.15), echo * rng.uniform(0.9, 1.1)
     t1, t2, density = np.array([RELAXATION[name] for name in TISSUES[:-1]]).T
     t1, t2, density = (value * rng.normal(1, 0.03, value.shape) for value in (t1, t2, density))
@@ -416,7 +418,7 @@ def texture(rng: np.random.Generator, size: int) -> Array:
     return grain
 
 
-# --- NIfTI heads ----------------------------------------------------------------------------------------------------
+# --- NIfTI heads ---
 
 
 @dataclass(frozen=True)
@@ -478,16 +480,16 @@ def load_head(file: Path) -> tuple[Array, Array]:
 
 
 def zero_padded_axes(volume: Array) -> list[str]:
-    """The in-plane axes along which the head's own k-space is all but empty at its edges, as when it was interpolated.
+    """The in-plane axes along which the head's own k-space is all but empty at its edges.
 
-    Compares the mean power in the outermost tenth of the frequencies with that around half of them: a third in heads as
-    scanned, next to nothing in padded ones.
+    Compares the mean power in the outermost tenth of the frequencies with that around half of them: a quarter
+    or more in heads as scanned, next to nothing in those that were interpolated.
     """
     spectrum = fft2c(torch.from_numpy(volume).permute(2, 0, 1).to(torch.complex64)).abs().square()
     axes = []
     for name, power in (
-        ("right-left", spectrum.mean(dim=(0, 2))),
-        ("anterior-posterior", spectrum.mean(dim=(0, 1))),
+        ("from right to left", spectrum.mean(dim=(0, 2))),
+        ("from front to back", spectrum.mean(dim=(0, 1))),
     ):
         frequency = (torch.arange(len(power)) - len(power) // 2).abs() / (len(power) / 2)
         if power[frequency >= 0.9].mean() < 0.02 * power[(frequency >= 0.4) & (frequency < 0.6)].mean():
@@ -496,7 +498,7 @@ def zero_padded_axes(volume: Array) -> list[str]:
 
 
 def head_mask(volume: Array) -> NDArray[np.bool_]:
-    """The head of a NIfTI volume without the air around it: bright, in one piece, its holes closed slice by slice."""
+    """The head of a NIfTI volume without the air around it: bright, in one piece, without holes."""
     smooth = ndimage.gaussian_filter(volume, 1.0)
     bright = smooth > 0.12 * np.percentile(smooth, 98)
     pieces, n_pieces = ndimage.label(ndimage.binary_opening(bright))

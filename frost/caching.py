@@ -19,6 +19,12 @@ from frost.shards import write_volume
 from frost.volumes import Volume, VolumeReader
 
 
+# The modules that decide a number in a cache. What only reads headers, draws bars or moves files is not among them.
+_PHYSICS = ("frost.coils", "frost.fourier", "frost.sampling", "frost.volumes", "frost.shards", "frost.caching")
+PREPARE_SOURCES = (*_PHYSICS, "frost.grappa")
+NETWORK_SOURCES = (*_PHYSICS, "frost.kspace_networks.varnet", "frost.kspace_networks.unet")
+
+
 class PrepareParams(Params):
     """Section `prepare` of params.yaml."""
 
@@ -33,7 +39,9 @@ def write_images(folder: Path, source: Path, volume: Volume, params: PreparePara
     channels += ["target"] if volume.target != "none" else []
     channels += ["target_clean"] if volume.has_clean_target else []
     with VolumeReader(source, volume) as reader:
-        write_volume(folder, classical_images(reader, params), volume.n_slices, channels, facts(volume, reader.mask()))
+        write_volume(folder, classical_images(reader, params), volume.n_slices, channels, {
+            **facts(volume, reader.mask()), "prepare": params.model_dump(mode="json"),
+        })  # fmt: skip
 
 
 def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Float[np.ndarray, "channel y x"]]:
@@ -55,12 +63,13 @@ def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Fl
 
 
 def write_network_images(
-    folder: Path, source: Path, volume: Volume, network: nn.Module, device: torch.device
+    folder: Path, source: Path, volume: Volume, network: nn.Module, digest: str, device: torch.device
 ) -> None:
-    """The network's image of every slice, as channel `varnet`."""
+    """The network's image of every slice, as channel `varnet`, with the digest of the network that made it."""
     with VolumeReader(source, volume) as reader:
         images = network_images(reader, network, device)
-        write_volume(folder, images, volume.n_slices, ["varnet"], facts(volume, reader.mask()))
+        attributes = {**facts(volume, reader.mask()), "network": digest}
+        write_volume(folder, images, volume.n_slices, ["varnet"], attributes)
 
 
 @torch.no_grad()
@@ -79,7 +88,6 @@ def facts(volume: Volume, mask: Bool[Tensor, "x"]) -> dict[str, Any]:
     """What stage 2 may know of a volume without its index: attributes of the Zarr array. No path, no time."""
     return {
         "name": volume.name,
-        "split": volume.split,
         "file": volume.file,
         "layout": volume.layout,
         "patient": volume.patient,

@@ -1,5 +1,6 @@
 """A network as a folder: its weights as safetensors, and the JSON that rebuilds it. No pickle, no default elsewhere."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,3 +70,15 @@ def first_line(error: BaseException) -> str:
     """The message of an error on one line, cut where it would fill a screen."""
     text = " ".join(str(error).split())
     return text if len(text) < 300 else text[:300] + " ..."
+
+
+def network_digest(folder: Path) -> str:
+    """sha256 of what a network computes: its weights, its name and its params. Not of the facts beside them."""
+    config = load_config(folder)
+    digest = hashlib.sha256(json.dumps([config[key] for key in ("name", "params", "sizes")], sort_keys=True).encode())
+    try:
+        with (folder / WEIGHTS).open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "sha256").digest())
+    except FileNotFoundError:
+        raise InputError(f"{folder / WEIGHTS}: no such file; the stage that trains the network makes it") from None
+    return digest.hexdigest()

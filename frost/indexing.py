@@ -23,14 +23,25 @@ from pydantic import Field, model_validator
 from frost.errors import InputError
 from frost.params import Params
 from frost.sampling import MaskRecord, draw_mask, seed_from_name
-from frost.volumes import SPLITS, Split, Volume, dataset, has_dataset, named_faults, open_h5, read_mask
+from frost.volumes import (
+    SPLITS,
+    Split,
+    Volume,
+    attribute,
+    dataset,
+    hard_dataset,
+    has_dataset,
+    named_faults,
+    open_h5,
+    read_mask,
+    read_scalar,
+)
 
 Layout = Literal["fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
 Say = Callable[[str], object]
 
 SNU_SIZE = (384, 384)  # of every SNU image; taken from the file where it has one
 WHOLE_BELOW = 64 << 20
-MAX_HEADER = 4 << 20
 
 
 class CutParams(Params):
@@ -366,17 +377,10 @@ def _header_sizes(file: h5py.File, width: int) -> tuple[tuple[int, int] | None, 
     if not has_dataset(file, "ismrmrd_header"):
         return None, whole
     where = f"{file.filename}: `ismrmrd_header`"
-    if file.id.links.get_info(b"ismrmrd_header").type != h5py.h5l.TYPE_HARD:
-        raise InputError(f"{where}: a soft or external link; the header must be in the file itself")
-    found = file["ismrmrd_header"]
-    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external or found.size != 1:
-        raise InputError(f"{where}: one XML text is needed")
-    if found.dtype.itemsize > MAX_HEADER:
-        raise InputError(f"{where}: declares {found.dtype.itemsize} bytes; no header is so large")
-    raw = np.asarray(found[()]).reshape(-1)[0]
-    text = raw.encode() if isinstance(raw, str) else raw.tobytes() if isinstance(raw, np.void) else raw
-    if not isinstance(text, bytes) or len(text) > MAX_HEADER:
-        raise InputError(f"{where}: one XML text is needed")
+    found = hard_dataset(file, "ismrmrd_header")
+    text = read_scalar(where, found, lambda: found[()])
+    if not isinstance(text, str):
+        raise InputError(f"{where}: holds a number; one XML text is needed")
     fields = _xml_fields(text, where)
     limits = "encodingLimits/kspace_encoding_step_1"
     try:
@@ -396,7 +400,7 @@ def _header_sizes(file: h5py.File, width: int) -> tuple[tuple[int, int] | None, 
     return (crop[0], crop[1]), (left, right)
 
 
-def _xml_fields(text: bytes, where: str) -> dict[str, str]:
+def _xml_fields(text: str, where: str) -> dict[str, str]:
     """Text of every element of the first <encoding>, by its path below that.
 
     A DOCTYPE is refused, because entities may expand without end.
@@ -423,26 +427,24 @@ def _xml_fields(text: bytes, where: str) -> dict[str, str]:
     parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = characters.append, doctype
     try:
-        parser.Parse(text.rstrip(b"\0"), True)
-    except (expat.ExpatError, LookupError) as error:
+        parser.Parse(text.rstrip("\0"), True)
+    except (expat.ExpatError, LookupError, UnicodeError) as error:
         raise InputError(f"{where}: not XML ({error})") from None
     return fields
 
 
 def _text(file: h5py.File, name: str) -> str:
-    """A text attribute, or "" where there is none."""
-    value = file.attrs.get(name, "")
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    """A text attribute, or "" where there is none. A number (some patient ids are) is written out."""
+    value = attribute(file, name)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else value
 
 
 def _number(file: h5py.File, name: str) -> float | None:
     """A numeric attribute above 0, or None where there is none."""
-    if name not in file.attrs:
-        return None
-    value = np.asarray(file.attrs[name])
-    if value.size != 1 or value.dtype.kind not in "iuf" or not np.isfinite(value).all() or value.item() <= 0:
-        raise InputError(f"{file.filename}: attribute `{name}`: a number above 0 is needed")
-    return float(value.item())
+    value = attribute(file, name)
+    if isinstance(value, str) or (value is not None and not 0 < value < float("inf")):
+        raise InputError(f"{file.filename}: attribute `{name}`: {value!r}; a number above 0 is needed")
+    return value
 
 
 # ---- splits and masks

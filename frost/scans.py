@@ -18,6 +18,13 @@ from frost.sampling import acs_columns, centre_lines, draw_mask, n_low_frequenci
 from frost.volumes import Volume, VolumeReader
 
 
+# The modules that decide a weight of stage 1's network.
+TRAINING_SOURCES = (
+    "frost.batches", "frost.coils", "frost.fourier", "frost.kspace_networks.unet", "frost.kspace_networks.varnet",
+    "frost.losses", "frost.sampling", "frost.scans", "frost.training", "frost.volumes",
+)  # fmt: skip
+
+
 class ScanParams(Params):
     """Random changes of training scans, before they are masked (after MRAugment, Fabian 2021, arXiv:2106.14947)."""
 
@@ -39,15 +46,12 @@ class ScanDataset(Dataset[dict[str, Any]]):
         self.source, self.params, self.seed = source, params, seed
         self.volumes = [volume for volume in volumes if volume.target != "none"]
         self.slices = [(v, i) for v, volume in enumerate(self.volumes) for i in range(volume.n_slices)]
-        #: what must agree within a batch
-        self.shapes = [self._shape(self.volumes[v]) for v, _ in self.slices]
+        chosen = [self.volumes[v] for v, _ in self.slices]
+        #: what must agree within a batch, for every slice: coils, frame and reconstruction size
+        self.shapes = [(volume.n_coils, volume.height, volume.width, *volume.crop) for volume in chosen]
         # Shared memory, so that loader workers that live for the whole training see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._maxima: dict[int, float] = {}
-
-    @staticmethod
-    def _shape(volume: Volume) -> tuple[int, ...]:
-        return (volume.n_coils, volume.height, volume.width, *volume.crop)
 
     def __len__(self) -> int:
         return len(self.slices)

@@ -1,9 +1,9 @@
 """Simulated multi-coil scans: anatomy in, fully sampled k-space in fastMRI's layout out.
 
-A head (frost.anatomy) is rendered on a grid twice as fine, multiplied there by phase and coil sensitivities, Fourier
-transformed, and cut to the wanted matrix in k-space: partial volume and ringing are those of a real scan, and no
-reconstruction can invert what made the data. Then complex Gaussian noise. Every file is a function of the parameters and of
-which head it is, byte for byte, on any number of processes.
+A head (frost.anatomy) is rendered on a grid twice as fine, multiplied there by phase and coil sensitivities,
+Fourier transformed, and cut to the wanted matrix in k-space: partial volume and ringing are those of a real
+scan, and no reconstruction can invert what made the data. Then complex Gaussian noise. A file is a function of the
+parameters and of its head, byte for byte, on any number of processes.
 """
 
 import multiprocessing
@@ -83,7 +83,7 @@ class Task(NamedTuple):
     split: str
     patient: str
     acquisition: str
-    index: int  # of the template's subject
+    number: int  # of the template's subject
     head: Path | None  # or the NIfTI file
 
 
@@ -105,9 +105,10 @@ def simulate(
     n_processes: int = 1,
     progress: Callable[[int], object] | None = None,
 ) -> dict[str, object]:
-    """Write folder/{train,val,test}/<name>.h5, one volume each; says how many, and what is odd about the heads.
+    """Write folder/{train,val,test}/<name>.h5, a volume each; says how many, and what is odd about the heads.
 
-    `progress` is called with 1 after each file. Raises InputError for a folder without enough heads or a file that is none.
+    `progress` is called with 1 after each file. Raises InputError for a folder without enough heads,
+    and for a file that holds none.
     """
     for split in SPLITS:
         (folder / split).mkdir(parents=True, exist_ok=True)
@@ -127,7 +128,7 @@ def simulate(
 def _run(
     folder: Path, params: SimulateParams, tasks: list[Task], n_processes: int
 ) -> Iterator[tuple[Task, str | None]]:
-    """Each task with its warning as it is finished. New processes, not forks: torch's threads do not survive a fork."""
+    """Each task with its warning, as finished. Spawned, not forked: torch's threads do not survive a fork."""
     if n_processes == 1 or len(tasks) < 2:
         for task in tasks:
             yield task, make_file(folder, params, task)
@@ -158,7 +159,7 @@ def plan(params: SimulateParams) -> list[Task]:
     subjects = list(dict.fromkeys(head.subject for head in heads))
     if len(subjects) < params.subjects:
         raise InputError(
-            f"simulate.subjects: {params.subjects} wanted, but {params.heads} has heads of {len(subjects)} subjects"
+            f"simulate.subjects: {params.subjects} wanted, but {params.heads} has only {len(subjects)}"
         )
     split_of = dict(zip(subjects, split_subjects(params)))
     return [_head_task(head, split_of[head.subject]) for head in heads if head.subject in split_of]
@@ -169,7 +170,7 @@ def _head_task(head: HeadFile, split: str) -> Task:
 
 
 def split_subjects(params: SimulateParams) -> list[str]:
-    """The split of each subject in order: `test` to test, `val` to val, the rest to train, moved on by the rotation.
+    """The split of each subject: the first `test`, the next `val`, the rest to train; then rotated.
 
     So one more subject is one more to train on, and the others stay where they were.
     """
@@ -194,8 +195,8 @@ def make_file(folder: Path, params: SimulateParams, task: Task) -> str | None:
 
 
 def simulate_volume(params: SimulateParams, task: Task) -> tuple[Scan, str | None]:
-    """One scan, a pure function of its arguments (and of the head's file), and a warning about the head or None."""
-    identity = task.index if task.head is None else zlib.crc32(task.name.encode())
+    """One scan, a pure function of arguments and head; and a warning about the head or None."""
+    identity = task.number if task.head is None else zlib.crc32(task.name.encode())
     rng = np.random.default_rng([params.seed, identity])
     size, warning = FINER * params.size, None
     if task.head is None:
@@ -204,7 +205,7 @@ def simulate_volume(params: SimulateParams, task: Task) -> tuple[Scan, str | Non
         volume, voxel = load_head(task.head)
         if axes := zero_padded_axes(volume):
             warning = (
-                f"{task.head.name}: its own k-space is empty at the edges along {' and '.join(axes)} (zero-padded): "
+                f"{task.head.name}: its own k-space is zero-padded {' and '.join(axes)}; "
                 "scores on it flatter every method"
             )
         planes = head_planes(volume, voxel, params.slices, params.fov, size)
@@ -234,14 +235,14 @@ def scan_planes(rng: np.random.Generator, planes: Planes, params: SimulateParams
 def render(
     image: Complex[Tensor, "fine fine"], sens_maps: Complex[Tensor, "coil fine fine"], size: int
 ) -> Complex[Tensor, "coil y x"]:
-    """k-space of a finely rendered object, cut to size x size. Divided so that a flat object keeps its value."""
+    """k-space of a finely rendered object, cut to size x size; a flat object keeps its value."""
     finely = fft2c(expand(image, sens_maps))
     edge = finely.shape[-1] // 2 - size // 2  # keeps zero frequency at size // 2, whether size is even or odd
     return finely[:, edge : edge + size, edge : edge + size] * (size / finely.shape[-1])
 
 
 def draw_loops(rng: np.random.Generator, n_coils: int) -> NDArray[np.float64]:
-    """Wire loops in a ring around the head, facing it: corners (coil, corner, 3) mm, the first one repeated at the end.
+    """Wire loops in a ring, facing the head: corners (coil, corner, 3) mm, the first repeated at the end.
 
     More than eight stand in two rows. Places, sizes and tilts vary by a few millimetres and degrees.
     """
@@ -256,7 +257,7 @@ def draw_loops(rng: np.random.Generator, n_coils: int) -> NDArray[np.float64]:
     radii = np.clip(2 * np.pi * 125 * n_rows / n_coils / 2 * 1.1, 35, 70) * rng.normal(1, 0.05, n_coils)
     turn = np.linspace(0, 2 * np.pi, n_corners + 1)
     around = np.cos(turn)[:, None] * along[:, None] + np.sin(turn)[:, None] * np.array([0, 0, 1.0])
-    return centres[:, None] + radii[:, None, None] * around
+    return np.asarray(centres[:, None] + radii[:, None, None] * around)
 
 
 def sensitivities(
@@ -291,7 +292,7 @@ def sensitivities(
 
 
 def draw_phase(rng: np.random.Generator) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """The object's phase (radians) at points (3, y, x): an offset, a ramp, a smooth field, and the air above the nose."""
+    """The object's phase (radians) at points (3, y, x): offset, ramp, smooth field, frontal sinus."""
     offset, ramp = rng.uniform(-np.pi, np.pi), rng.normal(0, 0.008, 2)  # radians, radians per mm
     field, depth = smooth_field(rng, 180, 0.6), rng.uniform(0.5, 2.5)
 
@@ -304,7 +305,7 @@ def draw_phase(rng: np.random.Generator) -> Callable[[NDArray[np.float32]], NDAr
 
 
 def ismrmrd_header(params: SimulateParams, patient: str) -> bytes:
-    """What readers of fastMRI files look for (ISMRMRD, Inati 2017, doi:10.1002/mrm.26089): x is readout, y phase encoding."""
+    """The header of an ISMRMRD file (Inati 2017, doi:10.1002/mrm.26089): x is readout, y phase encoding."""
     matrix = f"<matrixSize><x>{params.size}</x><y>{params.size}</y><z>1</z></matrixSize>"
     frame = f"<fieldOfView_mm><x>{params.fov:g}</x><y>{params.fov:g}</y><z>{THICKNESS:g}</z></fieldOfView_mm>"
     limits = "".join(
@@ -326,7 +327,7 @@ def ismrmrd_header(params: SimulateParams, patient: str) -> bytes:
 
 
 def write_volume(file: Path, scan: Scan, params: SimulateParams, task: Task) -> None:
-    """One file in fastMRI's multi-coil layout, whole or not at all; HDF5 keeps no times, so equal scans are equal bytes."""
+    """One file in fastMRI's multi-coil layout, whole or not at all, without times: equal scans, equal bytes."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
     target = scan.target.numpy()
     try:

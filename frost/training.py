@@ -6,13 +6,14 @@ change are functions of (seed, epoch, slice), and the rest of the state lies in 
 
 import math
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, set_seed
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -28,8 +29,11 @@ from frost.errors import InputError
 from frost.launch import end_if_orphaned
 from frost.losses import LossParams, reconstruction_loss, ssim
 from frost.params import Params
+from frost.store import Entry, Store, entry_key
 
 MAX_SKIPPED = 10  # steps in a row without a finite gradient, after which a training cannot be saved
+
+CURVES = "curves.tsv"  # beside the weights
 
 Batch = dict[str, Any]
 History = list[dict[str, float]]
@@ -69,7 +73,7 @@ class FitParams(Params):
 class SliceDataset(Protocol):
     """What `fit` asks of a dataset: items of `inputs`, `target`, `maximum`, `index`, and the shape of each slice."""
 
-    shapes: list[tuple[int, ...]]
+    shapes: Sequence[tuple[int, ...]]
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Batch: ...
@@ -140,6 +144,44 @@ def fit(
     network.load_state_dict(kept.weights)
     accelerator.wait_for_everyone()
     return kept.history
+
+
+def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable[[Path, Path], None]) -> Entry | None:
+    """The network that `stage` makes of `facts`: taken from the store, else `train(folder, state)` writes it into the folder.
+
+    Under torchrun the first process asks the store, and all train or none does; the others get None and a folder to ignore.
+    """
+    key, process = entry_key(stage, facts), PartialState()
+    state = store.training(key) / "state"
+    if not process.is_main_process:
+        if broadcast_object_list([None])[0]:
+            with tempfile.TemporaryDirectory() as folder:
+                train(Path(folder), state)
+        return None
+    asked: list[bool] = []
+
+    def compute(folder: Path) -> None:
+        asked.extend(broadcast_object_list([True]))
+        state.parent.mkdir(parents=True, exist_ok=True)
+        train(folder, state)
+
+    entry = store.produce(stage, facts, compute)
+    if not asked:
+        broadcast_object_list([False])
+    return entry
+
+
+def deliver(store: Store, entry: Entry | None, network: Path, curves: Path) -> dict[str, object]:
+    """Link a finished network into its out, and put its curves in their place; gives what the stage says of it."""
+    if entry is None:
+        return {}
+    store.link(entry, network)
+    curves.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(network / CURVES, curves)
+    curves.chmod(0o644)
+    names, *rows = [line.split("\t") for line in curves.read_text().splitlines()]
+    best = max(float(row[names.index("val_ssim")]) for row in rows)
+    return {"epochs": len(rows), "val SSIM at best": f"{best:.4f}"}
 
 
 class Kept:
@@ -280,6 +322,15 @@ def _learning_rate(params: FitParams, n_updates: int) -> Callable[[int], float]:
         return 0.5 ** (update * params.epochs // n_updates) if params.schedule == "halving" else 1.0
 
     return factor
+
+
+def write_curves(file: Path, history: History) -> None:
+    """The rows of all epochs as TSV, which `dvc plots` draws; whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(file.name + ".new")
+    lines = ["\t".join(history[0])] + ["\t".join(repr(value) for value in row.values()) for row in history]
+    fresh.write_text("\n".join(lines) + "\n")
+    fresh.replace(file)
 
 
 def _save(accelerator: Accelerator, state: Path) -> None:

@@ -8,7 +8,7 @@ one InputError that names it. Slices are read one at a time; images and k-space 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -35,6 +35,7 @@ MAX_SHAPE = {"kspace": (4096, 512, 8192, 8192), "image": (4096, 8192, 8192), "ma
 AGAIN = "the file has changed: run `dvc repro`"
 
 MAX_BYTES = 1 << 30  # of one slice, and of one chunk, which HDF5 unpacks as a whole
+MAX_TEXT = 4 << 20
 
 
 def _inside(path: str) -> str:
@@ -81,6 +82,10 @@ class Volume(Params):
     def key(self) -> str:
         """Unique in the whole index: names may repeat across splits (they do in SNU 2026)."""
         return f"{self.split}/{self.name}"
+
+    def facts(self) -> dict[str, Any]:
+        """What an image of it depends on: all but the split, as JSON. A volume that changes split costs nothing."""
+        return self.model_dump(mode="json", exclude={"split"})
 
 
 def write_index(folder: Path, index: Mapping[Split, Sequence[Volume]]) -> None:
@@ -151,16 +156,7 @@ def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask"]
     Raises InputError.
     """
     where = f"{file.filename}: `{name}`"
-    link = name.encode()
-    if not file.id.links.exists(link):
-        raise InputError(f"{where}: no such dataset")
-    if file.id.links.get_info(link).type != h5py.h5l.TYPE_HARD:
-        raise InputError(f"{where}: a soft or external link; the data must be in the file itself")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset):
-        raise InputError(f"{where}: not a dataset")
-    if found.is_virtual or found.external:
-        raise InputError(f"{where}: stored in other files; the data must be in the file itself")
+    found = hard_dataset(file, name)
     kinds, words, axes = {
         "kspace": ("c", "complex numbers", "(slice, coil, y, x)"),
         "image": ("f", "real numbers", "(slice, y, x)"),
@@ -175,6 +171,46 @@ def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask"]
     sizes = [math.prod(shape[1:]), math.prod(found.chunks or (1,))]
     if any(n > limit for n, limit in zip(shape, limits)) or max(sizes) * found.dtype.itemsize > MAX_BYTES:
         raise InputError(f"{where}: declares shape {shape} and chunks {found.chunks}; no scan is so large")
+    return found
+
+
+def read_scalar(where: str, found: h5py.Dataset | h5py.h5a.AttrID, read: Callable[[], Any]) -> str | float:
+    """The one text or number that `read` gets from `found`, once its type is known to be one of the two.
+
+    Before, not after: on damaged sequences of other things HDF5 does not fail, it ends the process.
+    """
+    shape, dtype = found.shape, found.dtype
+    is_text = h5py.check_string_dtype(dtype) is not None
+    if shape is None or math.prod(shape) != 1 or not (is_text or dtype.kind in "iuf"):
+        raise InputError(f"{where}: holds {dtype} of shape {shape}; one text or number is needed")
+    if dtype.itemsize > MAX_TEXT:
+        raise InputError(f"{where}: declares {dtype.itemsize} bytes; nothing there is so large")
+    value = np.asarray(read()).reshape(-1)[0]
+    if not is_text:
+        return float(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def attribute(file: h5py.File, name: str) -> str | float | None:
+    """The text or number of an attribute, or None where there is none. Raises InputError for anything else."""
+    if name not in file.attrs:
+        return None
+    where = f"{file.filename}: attribute `{name}`"
+    return read_scalar(where, file.attrs.get_id(name), lambda: file.attrs[name])
+
+
+def hard_dataset(file: h5py.File, name: str) -> h5py.Dataset:
+    """The dataset `name` of whatever type and shape, if its data are in this file. Raises InputError."""
+    where = f"{file.filename}: `{name}`"
+    if not has_dataset(file, name):
+        raise InputError(f"{where}: no such dataset")
+    if file.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        raise InputError(f"{where}: a soft or external link; the data must be in the file itself")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise InputError(f"{where}: not a dataset")
+    if found.is_virtual or found.external:
+        raise InputError(f"{where}: stored in other files; the data must be in the file itself")
     return found
 
 
@@ -318,11 +354,13 @@ class VolumeReader:
             return {}
         path = self.source / self.volume.image_file
         with named_faults(path):
-            text = self._open(self.volume.image_file).attrs.get("annotations")
+            text = attribute(self._open(self.volume.image_file), "annotations")
         if text is None:
             return {}
         try:
-            boxes = {int(i): [_box(entry) for entry in entries] for i, entries in json.loads(text).items()}
+            boxes = {
+                int(i): [_box(entry) for entry in entries] for i, entries in json.loads(str(text)).items()
+            }
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise InputError(
                 f"{path}: attribute `annotations` is not JSON of slice -> list of boxes"

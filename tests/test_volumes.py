@@ -20,7 +20,7 @@ from frost.fourier import ifft2c
 from frost.sampling import MaskRecord, draw_mask
 from frost.volumes import Box, Volume, VolumeReader, read_index, write_index
 
-REAL = Path(__file__).parents[2] / "shared" / "real"
+REAL = Path(__file__).parent.parent.parent / "shared" / "real"
 EQUISPACED = MaskRecord(kind="equispaced", acceleration=4, center_fraction=0.2, seed=1, padding=(0, 44))
 IN_FILE = MaskRecord(kind="file", acceleration=4, center_fraction=None, seed=None, padding=(0, 44))
 
@@ -166,9 +166,18 @@ def nan(values):
         (lambda f, k: replace(f, "kspace", shape=(2, 512, 8192, 8192), dtype="c8"), "no scan is so large"),
         (lambda f, k: replace(f, "kspace", h5py.Empty("c8")), "is needed"),
         (lambda f, k: replace(f, "kspace", np.full((2, 4, 48, 44), 1e300 + 0j)), "NaN or infinite"),
-        (lambda f, k: replace(f, "reconstruction_rss", np.zeros((3, 32, 32), "f4")), "3 slices, 2 in the index"),
-        (lambda f, k: replace(f, "reconstruction_rss", np.zeros((2, 32), "f4")), r"\(slice, y, x\) is needed"),
-        (lambda f, k: replace(f, "reconstruction_rss", np.zeros((2, 32, 32), int)), "real numbers are needed"),
+        (
+            lambda f, k: replace(f, "reconstruction_rss", np.zeros((3, 32, 32), "f4")),
+            "3 slices, 2 in the index",
+        ),
+        (
+            lambda f, k: replace(f, "reconstruction_rss", np.zeros((2, 32), "f4")),
+            r"\(slice, y, x\) is needed",
+        ),
+        (
+            lambda f, k: replace(f, "reconstruction_rss", np.zeros((2, 32, 32), int)),
+            "real numbers are needed",
+        ),
     ],
 )
 def test_bad_files_are_one_line_that_names_them(scan, spoil, says):
@@ -251,7 +260,9 @@ def test_a_broken_index_is_an_input_error(tmp_path, text):
         read_index(tmp_path / "val.json")
 
 
-@pytest.mark.parametrize("bad", [{"name": "../a"}, {"name": ".."}, {"name": "a/b"}, {"name": "a\n"}, {"name": ""}])
+@pytest.mark.parametrize(
+    "bad", [{"name": "../a"}, {"name": ".."}, {"name": "a/b"}, {"name": "a\n"}, {"name": ""}]
+)
 @pytest.mark.parametrize("path", ["/etc/x.h5", "../x.h5", "a/../../x.h5", ""])
 def test_names_and_paths_stay_inside(bad, path):
     for changes in (bad, {"file": path}, {"image_file": path}):
@@ -291,7 +302,9 @@ def test_random_damage_is_an_input_error_or_nothing(tmp_path, write_fastmri, dat
     for _ in range(data.draw(st.integers(0, 6), "n_bytes")):
         where = data.draw(st.one_of(st.integers(0, bodies - 1), st.integers(0, len(content) - 1)), "where")
         content[where] = data.draw(st.integers(0, 255), "byte")
-    damaged.write_bytes(content[: data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))), "length")])
+    damaged.write_bytes(
+        content[: data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))), "length")]
+    )
     volume = volume_of(n_slices=1, n_coils=2, height=16, width=18, crop=(12, 12))
     try:
         with VolumeReader(tmp_path, volume) as reader:
@@ -302,7 +315,9 @@ def test_random_damage_is_an_input_error_or_nothing(tmp_path, write_fastmri, dat
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no measured scans here")
-@pytest.mark.parametrize("name", ["espirit_full_brain8", "espirit_alias_brain8", "ugm_ge_brain4", "ugm_phantom4"])
+@pytest.mark.parametrize(
+    "name", ["espirit_full_brain8", "espirit_alias_brain8", "ugm_ge_brain4", "ugm_phantom4"]
+)
 def test_measured_scans(name):
     with h5py.File(REAL / f"{name}.h5") as h5:
         n_slices, n_coils, height, width = h5["kspace"].shape

@@ -1,0 +1,36 @@
+"""Stage `index`: which volumes the source holds, and the mask of each. Headers only.
+
+It always runs, in milliseconds a file. Where its outputs come out the same, nothing after it runs.
+"""
+
+from pathlib import Path
+
+from frost.indexing import IndexParams, build_index
+from frost.launch import run, summary
+from frost.params import load_params, stage_paths
+from frost.store import store_root
+from frost.volumes import write_index
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write `--index DIR`/{train,val,test}.json, and the link `--source` by which later stages find the scans."""
+    paths = stage_paths(argv, "simulated", "source", "index", about=__doc__)
+    params = load_params("index", IndexParams)
+    with summary("index") as says:
+        index = build_index(params, store_root() / "identities.json", say=print)
+        write_index(paths.index, index)
+        point(paths.source, Path(params.source))
+        says |= {f"{split} volumes": len(volumes) for split, volumes in index.items()}
+
+
+def point(link: Path, folder: Path) -> None:
+    """Make `link` a symbolic link to `folder`: where the scans lie is this machine's business, and no stage's input."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    fresh = link.with_name(link.name + ".new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(folder.resolve(), target_is_directory=True)
+    fresh.replace(link)
+
+
+if __name__ == "__main__":
+    run(main)

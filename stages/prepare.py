@@ -1,0 +1,36 @@
+"""Stage `prepare`: k-space to the images that need no network: zero-filled, GRAPPA and target of every slice."""
+
+from functools import partial
+from pathlib import Path
+
+from frost.caching import PREPARE_SOURCES, PrepareParams, write_images
+from frost.launch import run, summary
+from frost.params import load_params, stage_paths
+from frost.store import Compute, Store, Task, produce_all, source_digest, stage_lock, store_root
+from frost.volumes import SPLITS, Volume, read_index
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write `--images DIR`/{train,val,test}, one Zarr array a volume."""
+    paths = stage_paths(argv, "index", "source", "images", about=__doc__)
+    params = load_params("prepare", PrepareParams)
+    store, sources = Store(store_root()), source_digest(*PREPARE_SOURCES)
+
+    def task(volume: Volume) -> Task:
+        facts = {"sources": sources, "volume": volume.facts(), "params": params.model_dump(mode="json")}
+        return Task(volume.name, volume.n_slices, facts, volume)
+
+    volumes = {split: read_index(paths.index / f"{split}.json") for split in SPLITS}
+    splits = {paths.images / split: [task(volume) for volume in volumes[split]] for split in SPLITS}
+    with summary("prepare") as says, stage_lock(store, "prepare"):
+        says["slices computed"] = produce_all(store, "prepare", splits, partial(writer, paths.source, params))
+        says["volumes"] = sum(map(len, volumes.values()))
+
+
+def writer(source: Path, params: PrepareParams) -> Compute:
+    """What each process does with a volume."""
+    return lambda volume, folder: write_images(folder, source, volume, params)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -27,6 +27,7 @@ Array = NDArray[np.float32]
 
 THICKNESS = 4.5  # of a slice, mm
 N_THIN = 3  # thin planes to a slice
+MARGIN = 28  # mm around the brain that hold all of skull and scalp
 LOWEST, HIGHEST = (
     -14.0,
     52.0,
@@ -142,12 +143,11 @@ def load_template() -> Template:
     if spec is None or spec.origin is None:
         raise InputError("nilearn: not installed; it ships the head that `simulate` starts from")
     folder = Path(spec.origin).parent / "datasets" / "data"
-    margin = 28  # mm of air, skull and scalp around the brain
     maps: list[Array] = []
     for kind in ("gm", "wm"):
         image = nibabel.load(folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz")
-        maps.append(np.pad(np.asarray(image.dataobj, np.float32) / np.float32(255), margin))
-    corner = np.asarray(image.affine[:3, 3], np.float32) - margin
+        maps.append(np.pad(np.asarray(image.dataobj, np.float32) / np.float32(255), MARGIN))
+    corner = np.asarray(image.affine[:3, 3], np.float32) - MARGIN
     brain_distance, hull_distance = _distances(maps[0] + maps[1] > 0.3)
     grey, white = maps
     return Template(grey, white, brain_distance, hull_distance, corner)
@@ -188,7 +188,8 @@ class Subject:
 
     to_template: Array  # (3, 3): rotation and scale
     centre: Array  # (3,) the template's point at the middle of the frame, mm
-    warp: tuple[SmoothField, ...]  # three components of the build of the head, then three of its folds
+    build: tuple[SmoothField, ...]  # three components of a smooth warp of the head, mm
+    folds: tuple[SmoothField, ...]  # and of a finer one of the brain alone
     atrophy: float  # how much fluid wins where it competes with brain
     layers: tuple[
         tuple[float, SmoothField], ...
@@ -206,14 +207,14 @@ def draw_subject(rng: np.random.Generator, template: Template) -> Subject:
     return Subject(
         to_template=(_rotation(turn) / size).astype(np.float32),
         centre=centre.astype(np.float32),
-        warp=tuple(smooth_field(rng, 150, 2.3) for _ in range(3))
-        + tuple(smooth_field(rng, 24, 0.9, n_waves=8) for _ in range(3)),
+        build=tuple(smooth_field(rng, 150.0, 2.3) for _ in range(3)),
+        folds=tuple(smooth_field(rng, 24.0, 0.9, n_waves=8) for _ in range(3)),
         atrophy=rng.uniform(0.8, 2.2),
         layers=tuple(
             (rng.normal(mean, 0.12 * mean), smooth_field(rng, length, 0.1 * mean))
-            for mean, length in ((2.8, 50), (7.0, 90), (6.0, 90))
+            for mean, length in ((2.8, 50.0), (7.0, 90.0), (6.0, 90.0))
         ),
-        base=smooth_field(rng, 14, 1.0, n_waves=10),
+        base=smooth_field(rng, 14.0, 1.0, n_waves=10),
         lesions=_draw_lesions(rng, template),
         vessels=_draw_vessels(rng),
     )
@@ -263,24 +264,22 @@ def _draw_vessels(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.concatenate(points)
 
 
-def to_template(subject: Subject, points: Array) -> tuple[Array, Array]:
-    """Where points (3, n) of the frame lie in the template, by size, tilt and build; and by the folds too."""
+def to_template(subject: Subject, points: Array) -> Array:
+    """Where points (3, n) of the frame lie in the template, by the head's size, tilt and build."""
     matrix = subject.to_template
     placed = np.stack([sum(matrix[i, j] * points[j] for j in range(3)) for i in range(3)])
     placed += subject.centre[:, None]
-    build = np.stack([field(placed) for field in subject.warp[:3]])
-    folds = np.stack([field(placed) for field in subject.warp[3:]])
-    built = np.asarray(placed + build, np.float32)
-    return built, np.asarray(built + folds, np.float32)
+    return placed + np.stack([field(placed) for field in subject.build])
 
 
-def tissue_fractions(subject: Subject, template: Template, built: Array, points: Array) -> Array:
+def tissue_fractions(subject: Subject, template: Template, built: Array, hull: Array) -> Array:
     """How much of each of TISSUES is at a place: (tissue, n), summing to 1 in the head and to 0 in air.
 
-    `built` and `points`, both (3, n), come from `to_template`: skull and scalp ignore the brain's folds.
+    `built` (3, n) comes from `to_template`, `hull` (n,) is the distance to the hull there. Skull and scalp
+    go by it; the brain has folds of its own.
     """
-    out = dict.fromkeys(TISSUES, np.zeros(points.shape[1], np.float32))
-    hull = template.sample("hull_distance", built)
+    out = dict.fromkeys(TISSUES, np.zeros(built.shape[1], np.float32))
+    points = built + np.stack([field(built) for field in subject.folds])
     edges = _layer_edges(subject, built)
     cavity, skull, head = (_within(hull, edge) for edge in edges)
 
@@ -295,7 +294,7 @@ def tissue_fractions(subject: Subject, template: Template, built: Array, points:
     marrow_in_base = np.clip(0.5 + 0.6 * subject.base(points), 0, 1)
 
     lesion = white * _lesion_share(subject, points)
-    vessel = np.clip(_vessel_share(subject, points) + _sinus_share(built, hull), 0, 1) * (
+    vessel = np.clip(_vessel_share(subject, points, hull) + _sinus_share(built, hull), 0, 1) * (
         grey + white + fluid
     )
     remaining = 1 - vessel / np.maximum(grey + white + fluid, 1e-6)
@@ -347,12 +346,15 @@ def _lesion_share(subject: Subject, points: Array) -> Array:
     return share
 
 
-def _vessel_share(subject: Subject, points: Array) -> Array:
-    """1 in a vessel's lumen."""
-    reach = 3.0
-    distance, nearest = cKDTree(subject.vessels[:, :3]).query(points.T, distance_upper_bound=reach, eps=0.1)
+def _vessel_share(subject: Subject, points: Array, hull: Array) -> Array:
+    """1 in a vessel's lumen. Asked only near the brain: the search is the slowest part of all."""
+    reach, share = 3.0, np.zeros_like(hull)
+    near = hull < 6
+    tree = cKDTree(subject.vessels[:, :3])
+    distance, nearest = tree.query(points[:, near].T, distance_upper_bound=reach, eps=0.1)
     radius = np.append(subject.vessels[:, 3], 0)[nearest]  # "none in reach" is an index past the end
-    return np.asarray(np.clip(radius - np.minimum(distance, reach) + 0.5, 0, 1), np.float32)
+    share[near] = np.clip(radius - np.minimum(distance, reach) + 0.5, 0, 1)
+    return share
 
 
 def _sinus_share(points: Array, hull: Array) -> Array:
@@ -397,7 +399,11 @@ def template_planes(
         for thin in thin_heights(float(height)):
             points = plane_points(fov, size, float(thin))
             inside = (points[0] / 100) ** 2 + (points[1] / 122) ** 2 < 1  # no head is larger: spare the air
-            fractions = tissue_fractions(subject, template, *to_template(subject, points[:, inside]))
+            built = to_template(subject, points[:, inside])
+            hull = template.sample("hull_distance", built)
+            near = hull < MARGIN
+            inside[inside] = near
+            fractions = tissue_fractions(subject, template, built[:, near], hull[near])
             signal[i][inside] += sum(s * f for s, f in zip(signals, fractions)) / N_THIN
             head[i][inside] += fractions.sum(axis=0) / N_THIN
         signal[i] *= texture(rng, size)
@@ -492,7 +498,7 @@ def zero_padded_axes(volume: Array) -> list[str]:
         ("from front to back", spectrum.mean(dim=(0, 1))),
     ):
         frequency = (torch.arange(len(power)) - len(power) // 2).abs() / (len(power) / 2)
-        if power[frequency >= 0.9].mean() < 0.02 * power[(frequency >= 0.4) & (frequency < 0.6)].mean():
+        if power[frequency >= 0.9].mean() < 0.06 * power[(frequency >= 0.4) & (frequency < 0.6)].mean():
             axes.append(name)
     return axes
 
@@ -513,9 +519,11 @@ def head_planes(volume: Array, voxel: Array, n_slices: int, fov: float, size: in
     """Planes below the crown of a NIfTI head, its own middle in the middle of the frame, its air emptied."""
     mask = head_mask(volume)
     filled = np.flatnonzero(mask.mean(axis=(0, 1)) > 0.02)
-    crown = (filled[-1] if len(filled) else volume.shape[2] - 1) * voxel[2]
-    deepest = min(DEPTHS[1], crown - filled[0] * voxel[2]) if len(filled) else 0.0
-    heights = crown - spread(min(DEPTHS[0], deepest), deepest, n_slices)
+    if not len(filled):
+        filled = np.arange(volume.shape[2])
+    crown, lowest = float(filled[-1] * voxel[2]), float(filled[0] * voxel[2])
+    deepest = min(DEPTHS[1], crown - lowest)
+    heights = np.float32(crown) - spread(min(DEPTHS[0], deepest), deepest, n_slices)
     levels = np.clip(np.round(heights / voxel[2]).astype(int), 0, volume.shape[2] - 1)
     middle = [(lo + hi) / 2 for lo, hi in (_extent(mask[:, :, levels], axis) for axis in (0, 1))]
     soft = ndimage.gaussian_filter(mask.astype(np.float32), 0.7)
@@ -529,7 +537,7 @@ def head_planes(volume: Array, voxel: Array, n_slices: int, fov: float, size: in
             signal[i] += ndimage.map_coordinates(volume * soft, indices, order=1) / N_THIN
             head[i] += ndimage.map_coordinates(soft, indices, order=1) / N_THIN
     return Planes(
-        signal / max(float(signal.max()), 1e-12), head, heights - crown + np.float32(sum(DEPTHS) / 2 + 20)
+        signal / max(float(signal.max()), 1e-12), head, heights + np.float32(sum(DEPTHS) / 2 + 20 - crown)
     )
 
 

@@ -2,8 +2,8 @@
 
 A head (frost.anatomy) is rendered on a grid twice as fine, multiplied there by phase and coil sensitivities,
 Fourier transformed, and cut to the wanted matrix in k-space: partial volume and ringing are those of a real
-scan, and no reconstruction can invert what made the data. Then complex Gaussian noise. A file is a function of the
-parameters and of its head, byte for byte, on any number of processes.
+scan, and no reconstruction can invert what made the data. Then complex Gaussian noise. A file is a function
+of the parameters and of its head, byte for byte, on any number of processes.
 """
 
 import multiprocessing
@@ -215,7 +215,7 @@ def simulate_volume(params: SimulateParams, task: Task) -> tuple[Scan, str | Non
 def scan_planes(rng: np.random.Generator, planes: Planes, params: SimulateParams) -> Scan:
     """What a scanner would measure: phase, transmit bias, coils, the cut in k-space, the scale, the noise."""
     loops = draw_loops(rng, params.coils)
-    phase, bias = draw_phase(rng), smooth_field(rng, 300, 0.08)
+    phase, bias = draw_phase(rng), smooth_field(rng, 300.0, 0.08)
     fine = FINER * params.size
     kspace = []
     for signal, height in zip(planes.signal, planes.heights):
@@ -294,7 +294,7 @@ def sensitivities(
 def draw_phase(rng: np.random.Generator) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """The object's phase (radians) at points (3, y, x): offset, ramp, smooth field, frontal sinus."""
     offset, ramp = rng.uniform(-np.pi, np.pi), rng.normal(0, 0.008, 2)  # radians, radians per mm
-    field, depth = smooth_field(rng, 180, 0.6), rng.uniform(0.5, 2.5)
+    field, depth = smooth_field(rng, 180.0, 0.6), rng.uniform(0.5, 2.5)
 
     def phase(points: NDArray[np.float32]) -> NDArray[np.float32]:
         x, y, z = points
@@ -327,7 +327,7 @@ def ismrmrd_header(params: SimulateParams, patient: str) -> bytes:
 
 
 def write_volume(file: Path, scan: Scan, params: SimulateParams, task: Task) -> None:
-    """One file in fastMRI's multi-coil layout, whole or not at all, without times: equal scans, equal bytes."""
+    """One file in fastMRI's multi-coil layout, whole or not at all; equal scans are equal bytes."""
     unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
     target = scan.target.numpy()
     try:

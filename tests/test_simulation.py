@@ -10,6 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
+
 from frost.anatomy import head_mask, list_heads, load_head, zero_padded_axes
 from frost.coils import rss
 from frost.errors import InputError
@@ -27,7 +29,6 @@ from frost.simulation import (
     simulate_volume,
     split_subjects,
 )
-from scipy import ndimage
 
 VALUES = {
     "subjects": 3, "heads": None, "val": 1, "test": 1, "rotation": 0, "slices": 2, "coils": 3, "size": 48,
@@ -41,14 +42,15 @@ def params(**changes):
 
 
 def digests(folder):
-    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in folder.rglob("*.h5")}
+    files = folder.rglob("*.h5")
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 def ball(spacing=6.0, shape=(32, 36, 34), brightness=1.0):
     """A textured ellipsoid in air: the smallest head there is."""
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
     grain = np.random.default_rng(0).normal(1, 0.1, shape)
-    volume = np.where((grid**2).sum(axis=0) < 0.6, 1000 * brightness * grain, 0)
+    volume = 1000 * brightness * grain / (1 + np.exp(20 * ((grid**2).sum(axis=0) - 0.6)))
     return nibabel.Nifti1Image(volume.astype(np.float32), np.diag([spacing, spacing, spacing, 1]))
 
 
@@ -238,7 +240,7 @@ def test_a_zero_padded_head_is_told(tmp_path):
 
 @pytest.mark.skipif(not ANATOMY.is_dir(), reason="no real anatomy beside the checkout")
 def test_real_heads():
-    real = params(subjects=16, val=2, test=4, heads=str(ANATOMY), size=128, coils=4)
+    real = params(subjects=16, val=2, test=4, heads=str(ANATOMY), size=128, coils=4, slices=6)
     tasks = plan(real)
     assert len({task.patient for task in tasks}) == 16
     assert tasks[0].name == "S1_FL"

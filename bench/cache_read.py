@@ -1,0 +1,225 @@
+"""Reading the cache: shuffled single slices of 2 images, 384 x 384, every byte checked, against no checks.
+
+    python -m bench.cache_read [--full]
+
+Side by side in one run, round by round in turn, from a warm page cache: our reader, numpy's memory map and
+h5py (neither checks a byte), and zarr-python on our own files (it checks). Then whole items, two inputs and a
+target, through a DataLoader with 0, 1 and 2 workers; then training steps of stage 2's network fed from the
+cache and from tensors in memory. The last line is JSON.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+import zarr
+from ruamel.yaml import YAML
+from torch.utils.data import DataLoader, Dataset
+
+from frost.batches import ShapeBatches
+from frost.checkpoint import build
+from frost.image_networks import IMAGE_NETWORKS
+from frost.losses import LossParams, reconstruction_loss
+from frost.pairs import PairDataset
+from frost.params import NamedParams
+from frost.shards import open_volume, write_split, write_volume
+
+N_SLICES, SIZE = 26, 384
+AIM = "training from the cache within 3 % of training from memory"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print every figure, then one line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--full", action="store_true", help="more rounds")
+    full = parser.parse_args(argv).full
+    rounds, n_steps = (11, 40) if full else (3, 8)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        n_volumes = 20  # 520 slices
+        write_all(folder, n_volumes)
+        single = time_slices(folder, n_volumes, rounds)
+        loaded = time_loaders(folder, rounds)
+        trained = time_training(folder, n_steps)
+    ours, memmap = single["frost"], single["numpy memmap"]
+    print(
+        json.dumps(
+            {
+                "bench": "cache_read",
+                "ratio": ours / memmap,
+                "better": "lower",
+                "ours": {"median": ours, "n": rounds * n_volumes * N_SLICES, "unit": "us a slice"},
+                "peer": {
+                    "name": "numpy memmap, unchecked",
+                    "version": np.__version__,
+                    "median": memmap,
+                    "n": rounds * n_volumes * N_SLICES,
+                },
+                "aim": AIM,
+                "threads": torch.get_num_threads(),
+                **trained,
+                "others_us": {
+                    name: value for name, value in single.items() if name not in ("frost", "numpy memmap")
+                },
+                "zarr_version": zarr.__version__,
+                "h5py_version": h5py.__version__,
+                "items_a_second": loaded,
+            }
+        )
+    )
+
+
+def write_all(folder: Path, n_volumes: int) -> None:
+    """The same images in every form: grappa, target and varnet of each slice, about 3 GB in all."""
+    random = np.random.default_rng(0)
+    for v in range(n_volumes):
+        images = random.random((N_SLICES, 3, SIZE, SIZE), np.float32)
+        facts = {"name": f"v{v}", "identity": f"{v}", "mask": None, "maximum": 1.0}
+        write_volume(folder / "images" / f"v{v}", iter(images[:, :2]), N_SLICES, ("grappa", "target"), facts)
+        write_volume(folder / "varnet" / f"v{v}", iter(images[:, 2:]), N_SLICES, ("varnet",), facts)
+        np.save(folder / f"v{v}.npy", images)
+        with h5py.File(folder / f"v{v}.h5", "w") as file:
+            file.create_dataset("images", data=images)
+    write_split(folder / "images")
+    write_split(folder / "varnet")
+
+
+Read = Callable[[int, int], np.ndarray]
+
+
+def time_slices(folder: Path, n_volumes: int, rounds: int) -> dict[str, float]:
+    """Median microseconds for one slice of two images, every slice once a round, in a new order."""
+    arrays = [open_volume(folder / "images" / f"v{v}") for v in range(n_volumes)]
+    maps = [np.load(folder / f"v{v}.npy", mmap_mode="r") for v in range(n_volumes)]
+    files = [h5py.File(folder / f"v{v}.h5", "r") for v in range(n_volumes)]
+    zarrs: list[Any] = [zarr.open_array(folder / "images" / f"v{v}", mode="r") for v in range(n_volumes)]
+    readers: dict[str, Read] = {
+        "frost": lambda v, i: arrays[v].read(i),
+        "numpy memmap": lambda v, i: np.array(maps[v][i, :2]),
+        "h5py": lambda v, i: np.asarray(files[v]["images"][i, :2]),
+        "zarr-python": lambda v, i: np.asarray(zarrs[v][i]),
+    }
+    random = np.random.default_rng(1)
+    times: dict[str, list[float]] = {name: [] for name in readers}
+    for _ in range(rounds):
+        order = random.permutation(n_volumes * N_SLICES)
+        for name, read in readers.items():
+            for place in order:
+                start = time.perf_counter()
+                read(int(place) // N_SLICES, int(place) % N_SLICES)
+                times[name].append(time.perf_counter() - start)
+    for file in files:
+        file.close()
+    medians = {name: 1e6 * statistics.median(values) for name, values in times.items()}
+    for name, median in medians.items():
+        print(f"{name:14s} {median:7.0f} us a slice")
+    return medians
+
+
+class Unchecked(Dataset[dict[str, Any]]):
+    """The items of the PairDataset from a memory map or h5 file a volume, opened lazily in each worker."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+        self.opened: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.files) * N_SLICES
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        v, i = divmod(index, N_SLICES)
+        if v not in self.opened:
+            file = self.files[v]
+            self.opened[v] = (
+                np.load(file, mmap_mode="r") if file.suffix == ".npy" else h5py.File(file)["images"]
+            )
+        images = self.opened[v]
+        item = {"inputs": torch.from_numpy(np.stack([images[i, 2], images[i, 0]]))}
+        item["target"] = torch.from_numpy(np.array(images[i, 1]))
+        return item | {"maximum": 1.0, "index": index, "slice": i, "name": f"v{v}", "patient": f"v{v}"}
+
+
+def pairs_of(folder: Path) -> PairDataset:
+    """The two caches as stage 2 reads them."""
+    return PairDataset(folder / "images", folder / "varnet", ["varnet", "grappa"])
+
+
+def time_loaders(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Items a second through a DataLoader, batch 2, shuffled, by number of workers: medians over epochs."""
+    volumes = range(len(list(folder.glob("v*.npy"))))
+    datasets: dict[str, Dataset[dict[str, Any]]] = {
+        "frost": pairs_of(folder),
+        "numpy memmap": Unchecked([folder / f"v{v}.npy" for v in volumes]),
+        "h5py": Unchecked([folder / f"v{v}.h5" for v in volumes]),
+    }
+    n_items = len(volumes) * N_SLICES
+    result: dict[str, dict[str, float]] = {}
+    for workers in (0, 1, 2):
+        rates: dict[str, list[float]] = {name: [] for name in datasets}
+        for epoch in range(max(2, rounds // 2)):
+            for name, dataset in datasets.items():
+                batches = ShapeBatches([(SIZE, SIZE)] * n_items, 2, seed=0, shuffle=True)
+                batches.set_epoch(epoch)
+                loader = iter(DataLoader(dataset, batch_sampler=batches, num_workers=workers))
+                next(loader)  # starting workers is not reading
+                start = time.perf_counter()
+                n_read = sum(len(batch["index"]) for batch in loader)
+                rates[name].append(n_read / (time.perf_counter() - start))
+        result[f"{workers} workers"] = {name: statistics.median(values) for name, values in rates.items()}
+        print(
+            f"{workers} workers: "
+            + ", ".join(f"{k} {v:.0f}/s" for k, v in result[f"{workers} workers"].items())
+        )
+    return result
+
+
+def time_training(folder: Path, n_steps: int) -> dict[str, float]:
+    """Steps a second from the cache over those from memory, and the share of a step spent reading.
+
+    Stage 2's network and loss as in params.yaml, batch 2, no workers: the reading is wholly in the step's
+    time. The two take turns step by step, so that whatever else the machine does meets both.
+    """
+    pairs = pairs_of(folder)
+    section = YAML(typ="safe").load(Path("params.yaml").read_text())["train_rcan"]
+    network = build(IMAGE_NETWORKS, NamedParams(**section["network"]), 2)
+    loss = LossParams(**section["fit"]["loss"])
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    batches = ShapeBatches(pairs.shapes, 2, seed=0, shuffle=True)
+    chosen = list(batches)[: n_steps + 2]
+    resident = list(DataLoader(pairs, batch_sampler=chosen))
+
+    def step(source: Iterator[dict[str, Any]]) -> tuple[float, float]:
+        start = time.perf_counter()
+        batch = next(source)
+        read = time.perf_counter()
+        maximum = batch["maximum"].float()
+        value = reconstruction_loss(network(batch["inputs"]), batch["target"], maximum, loss).mean()
+        optimizer.zero_grad()
+        value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return time.perf_counter() - start, read - start
+
+    from_cache, from_memory = iter(DataLoader(pairs, batch_sampler=chosen)), iter(resident)
+    times = np.array(
+        [(step(from_cache), step(from_memory)) for _ in range(len(chosen))][2:]
+    )  # after warming up
+    (cache, reading), (memory, _) = 1e3 * np.median(times, axis=0)
+    print(
+        f"training: {cache:.1f} ms a step from the cache, {reading:.1f} of them reading; {memory:.1f} ms from memory"
+    )
+    return {"throughput_ratio": memory / cache, "reading_share": reading / cache, "step_ms": memory}
+
+
+if __name__ == "__main__":
+    main()

@@ -216,7 +216,7 @@ def time_training(folder: Path, n_steps: int) -> dict[str, float]:
     )  # after warming up
     (cache, reading), (memory, _) = 1e3 * np.median(times, axis=0)
     print(
-        f"training: {cache:.1f} ms a step from the cache, {reading:.1f} of them reading; {memory:.1f} ms from memory"
+        f"training: {cache:.1f} ms a step from the cache, {reading:.1f} reading; {memory:.1f} ms from memory"
     )
     return {"throughput_ratio": memory / cache, "reading_share": reading / cache, "step_ms": memory}
 

@@ -222,7 +222,7 @@ def test_git_does_not_see_it(entry, store):
     assert (store.root / ".gitignore").read_text() == "*\n"
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_flipped_bit_is_found(entry, store, data):
     """In any file, the manifest too."""
@@ -664,7 +664,7 @@ def make_threads():
 
 
 def slow(item, folder):
-    time.sleep(0.4)
+    time.sleep(0.25)
     volume(item, folder)
 
 

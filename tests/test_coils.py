@@ -1,4 +1,4 @@
-"""Coil images: combining is the adjoint of expanding, the root-sum-of-squares has a gradient, crops are centred."""
+"""Coil images: combining is the adjoint of expanding, rss has a gradient everywhere, crops are centred."""
 
 import pytest
 import torch

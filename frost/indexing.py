@@ -1,6 +1,6 @@
 """The index: which volumes there are, what each is made of, and which mask it gets. Read from headers alone.
 
-Layouts: fastMRI multi-coil (also what `simulate` writes), and those of the SNU fastMRI challenges of 2022 to 2026.
+Layouts: fastMRI multi-coil (also what `simulate` writes), and the SNU fastMRI challenges' of 2022 to 2026.
 Two indexes of the same files are equal, wherever the files lie and whenever they were copied.
 """
 
@@ -124,8 +124,8 @@ def build_index(
 ) -> dict[Split, list[Volume]]:
     """The volumes of every split, by name.
 
-    `memo` is a file that remembers digests of unchanged files; None re-reads them. `say` is told, in a line each,
-    what was detected and decided. Raises InputError for the first thing that is wrong with the source or the params.
+    `memo` is a file that remembers digests of unchanged files; None re-reads them. `say` is told, by line,
+    what was detected and decided. Raises InputError for the first thing wrong with the source or the params.
     """
     source = Path(params.source)
     if not source.is_dir():
@@ -133,7 +133,7 @@ def build_index(
     layout, found = _find(source, params.layout)
     say(f"{layout} layout{' (detected)' if params.layout == 'auto' else ''}: {len(found)} volumes")
     with _Memo(memo, params.identity) as identities:
-        scans = [_scan(source, layout, entry, identities) for entry in found]
+        scans = [_scan(source, layout, entry, identities.of(entry)) for entry in found]
     origins = Counter(scan.size_from for scan in scans)
     say("reconstruction size from " + ", ".join(f"{name} ({n})" for name, n in sorted(origins.items())))
     by_split = _cut(
@@ -145,6 +145,25 @@ def build_index(
         _refuse_twins(volumes)
         index[split] = sorted(volumes, key=lambda volume: volume.name)
     return index
+
+
+def volumes_of(source: Path, masks: MaskParams) -> tuple[Path, list[Volume]]:
+    """New scans, outside any index: a folder and the volumes in it, of one file or of a folder in any layout.
+
+    All are called test, none needs a target, and identities are left out: nothing is kept by them.
+    Raises InputError for the first file that is bad.
+    """
+    root = source.parent if source.is_file() else source
+    if not root.is_dir():
+        raise InputError(f"{source}: no such file or folder")
+    layout: Layout = "fastmri"
+    found = [_Found("test", "", source, None)]
+    if source.is_dir():
+        layout, found = _find(source, "auto")
+    scans = [_scan(root, layout, entry._replace(split="test"), "") for entry in found]
+    volumes = [volume for scan in scans for volume in _with_masks(scan, "test", masks)]
+    _refuse_twins(volumes)
+    return root, sorted(volumes, key=lambda volume: volume.name)
 
 
 # ---- which files
@@ -162,14 +181,12 @@ def _find(source: Path, layout: str) -> tuple[Layout, list[_Found]]:
         tree = (
             "multicoil_train/*.h5, train/*.h5 or *.h5" if layout == "fastmri" else "train/{image,kspace}/*.h5"
         )
-        raise InputError(
-            f"params.yaml: index.source: {source}: no {layout} files there; {tree} and so on are needed"
-        )
+        raise InputError(f"{source}: no {layout} files in this source; {tree} and so on are needed")
     return cast("Layout", layout), found
 
 
 def _h5_files(folder: Path) -> list[Path]:
-    """The h5 files of `folder`, in order. Hidden ones are litter: macOS leaves a `._x.h5` beside each file."""
+    """The h5 files of `folder`, in order. Hidden ones are litter: macOS leaves a `._x.h5` for each file."""
     return sorted(
         p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and p.name[0] != "." and p.is_file()
     )
@@ -196,10 +213,11 @@ def _find_fastmri(source: Path) -> list[_Found]:
 
 
 def _find_snu(source: Path) -> list[_Found]:
-    """Pairs of image/x.h5 and kspace/x.h5. The leaderboard is the test split, its sub-folder part of the name."""
+    """Pairs of image/x.h5 and kspace/x.h5. The leaderboard is test, and its sub-folder goes into the name."""
     roots: list[tuple[Split, str, Path]] = []
     for top in (source, source / "input"):
         roots += [("train", "", top / "train"), ("val", "", top / "val")]
+    roots.append(("train", "", source))  # a single pair of folders
     board = source / "leaderboard"
     roots += [("test", "", board), *(("test", sub.name, sub) for sub in _folders(board))]
     found = []
@@ -239,7 +257,7 @@ def _snu_year(source: Path, found: list[_Found]) -> Layout:
 # ---- what each file says
 
 
-def _scan(source: Path, layout: Layout, entry: _Found, identities: "_Memo") -> _Scan:
+def _scan(source: Path, layout: Layout, entry: _Found, identity: str) -> _Scan:
     """Everything about one volume but its mask, from the headers of its files."""
     with named_faults(entry.file), open_h5(entry.file) as file:
         n_slices, n_coils, height, width = dataset(file, "kspace", "kspace").shape
@@ -283,7 +301,7 @@ def _scan(source: Path, layout: Layout, entry: _Found, identities: "_Memo") -> _
         has_clean_target=images.has_clean_target,
         has_grappa=images.has_grappa,
         maximum=images.maximum,
-        identity=identities.of(entry.file, entry.image_file),
+        identity=identity,
     )
     return _Scan(volume, has_mask, images.size_from)
 
@@ -353,13 +371,13 @@ def _snu_images(entry: _Found, layout: Layout, n_slices: int, frame: tuple[int, 
     crop = next((shape[1:] for shape in shapes.values()), SNU_SIZE)
     if layout < "snu2025" and (frame[0] < crop[0] or frame[1] < crop[1]):
         raise InputError(
-            f"{entry.file}: `kspace`: {frame[0]} x {frame[1]} is smaller than its images, {crop[0]} x {crop[1]}: "
-            f"{layout} only cuts, zeros are added since 2025; set index.layout: snu2025 or snu2026"
+            f"{entry.file}: {frame[0]} x {frame[1]} is smaller than its images, {crop[0]} x {crop[1]}; "
+            f"{layout} only cuts, zeros are added since 2025: set index.layout: snu2025 or snu2026"
         )
     return _Images(
         crop=crop,
         padding=(0, frame[1]),
-        # Training and validation k-space is complete, whatever the mask; of the leaderboard nobody promises that.
+        # Training and validation k-space is complete, whatever the mask; a leaderboard's need not be.
         target="file" if "image_label" in shapes else "none" if entry.split == "test" else "computed",
         has_clean_target=False,
         has_grappa="image_grappa" in shapes,
@@ -464,8 +482,8 @@ def _cut(scans: dict[Split, list[_Scan]], params: IndexParams, say: Say) -> dict
         if not taken or not left:
             bounds = f"; between {min(shares):.3g} and {max(shares):.3g} here" if len(set(shares)) > 1 else ""
             raise InputError(
-                f"params.yaml: index.splits.{split}.fraction: {cut.fraction:g} of {cut.cut_from} takes {len(taken)} "
-                f"of its {len(shares)} volumes, by patient; it must leave some in both{bounds}"
+                f"params.yaml: index.splits.{split}.fraction: {cut.fraction:g} of {cut.cut_from} takes "
+                f"{len(taken)} of its {len(shares)} volumes, by patient; it must leave some in both{bounds}"
             )
         instead = f" instead of the source's own {len(scans[split])}" if scans[split] else ""
         say(f"{split}: {len(taken)} volumes cut from {cut.cut_from}, by patient{instead}")
@@ -473,8 +491,8 @@ def _cut(scans: dict[Split, list[_Scan]], params: IndexParams, say: Say) -> dict
     for split in SPLITS:
         if not scans[split]:
             raise InputError(
-                f"params.yaml: index.splits: no volume for {split}; give the source a folder of that name, or set "
-                "when: missing, so that it is cut from another"
+                f"params.yaml: index.splits: no volume for {split}; give the source a folder of that name, "
+                "or set when: missing, so that it is cut from another"
             )
     return scans
 
@@ -539,7 +557,7 @@ def _refuse_twins(volumes: list[Volume]) -> None:
 
 
 def identity(path: Path, method: Literal["sampled", "whole"]) -> str:
-    """sha256 of a file: of every byte up to 64 MiB or if `whole`, else of size, HDF5 layout and 16 samples."""
+    """sha256 of a file: of all bytes up to 64 MiB or if `whole`, else of size, HDF5 layout and 16 samples."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         if method == "whole" or size <= WHOLE_BELOW:
@@ -552,7 +570,7 @@ def identity(path: Path, method: Literal["sampled", "whole"]) -> str:
 
 
 def _layout(path: Path) -> str:
-    """Name, type, shape, chunks and stored size of every dataset: where data are packed, the size tells them apart."""
+    """Name, type, shape, chunks and stored size of every dataset: packed data differ in size."""
     with named_faults(path), open_h5(path) as file:
         hard = [n for n in sorted(file) if file.id.links.get_info(n.encode()).type == h5py.h5l.TYPE_HARD]
         found = [file[name] for name in hard]
@@ -580,19 +598,20 @@ class _Memo:
             self.known = {}  # it only saves time
         return self
 
-    def of(self, *paths: Path | None) -> str:
+    def of(self, entry: _Found) -> str:
         """The identity of a volume: of its one file, or of its pair of files together."""
-        digests = [self._one(path) for path in paths if path is not None]
+        digests = [self._one(path) for path in (entry.file, entry.image_file) if path is not None]
         return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     def _one(self, path: Path) -> str:
-        status = path.stat()
-        state: list[int | str] = [status.st_ino, status.st_size, status.st_mtime_ns, self.method]
-        key = str(path.resolve())
-        row = self.known.get(key, [])
-        if row[:4] == state:
-            return str(row[4])
-        digest = identity(path, self.method)
+        with named_faults(path):
+            status = path.stat()
+            state: list[int | str] = [status.st_ino, status.st_size, status.st_mtime_ns, self.method]
+            key = str(path.resolve())
+            row = self.known.get(key, [])
+            if row[:4] == state:
+                return str(row[4])
+            digest = identity(path, self.method)
         # A file written this very moment may change again without its time changing.
         if time.time_ns() - status.st_mtime_ns > 2_000_000_000:
             self.known[key] = [*state, digest]

@@ -1,8 +1,8 @@
 """Scans as h5 files: what the index knows of one volume, and the reader of its slices.
 
-Files are strangers'. Only what a file holds itself is read: links that are not hard, datasets stored elsewhere and
-virtual ones are refused. Declared shapes are checked before anything is allocated. Whatever is wrong with a file is
-one InputError that names it. Slices are read one at a time; images and k-space keep the scale of the file.
+Files are strangers'. Only what a file holds itself is read: links that are not hard, datasets stored
+elsewhere and virtual ones are refused. Declared shapes are checked before anything is allocated. Whatever is
+wrong with a file is one InputError that names it. Slices are read one at a time, in the scale of the file.
 """
 
 import json
@@ -25,7 +25,14 @@ from frost.coils import center_crop, rss
 from frost.errors import InputError
 from frost.fourier import ifft2c
 from frost.params import Params
-from frost.sampling import MaskRecord, acs_columns, detect_acs, draw_mask, n_low_frequencies
+from frost.sampling import (
+    MaskRecord,
+    acs_columns,
+    detect_acs,
+    draw_mask,
+    effective_acceleration,
+    n_low_frequencies,
+)
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -50,10 +57,10 @@ RelativePath = Annotated[str, AfterValidator(_inside)]
 
 
 class Volume(Params):
-    """One record of the index: a scan with one mask. Nothing in it depends on where its folder lies or on times."""
+    """A record of the index, a scan with one mask; nothing in it depends on its folder's place or times."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=200)]
-    """Unique within its split, safe as a folder name: sub-folder, file stem, then `.R4`, `.mask1` where needed."""
+    """Unique in its split, fit for a folder: sub-folder, file stem, then `.R4`, `.mask1` where needed."""
     split: Split
     file: RelativePath
     """The k-space file, relative to the source folder."""
@@ -84,12 +91,12 @@ class Volume(Params):
         return f"{self.split}/{self.name}"
 
     def facts(self) -> dict[str, Any]:
-        """What an image of it depends on: all but the split, as JSON. A volume that changes split costs nothing."""
+        """What its images depend on, as JSON: all but the split, so that changing it costs nothing."""
         return self.model_dump(mode="json", exclude={"split"})
 
 
 def write_index(folder: Path, index: Mapping[Split, Sequence[Volume]]) -> None:
-    """`train.json`, `val.json` and `test.json`: a JSON list, one volume a line, so that a diff is readable."""
+    """`train.json`, `val.json`, `test.json`: JSON lists, one volume a line, so that a diff is readable."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         lines = [volume.model_dump_json() for volume in index[split]]
@@ -139,7 +146,7 @@ def named_faults(path: Path) -> Iterator[None]:
 
 
 def open_h5(path: Path) -> h5py.File:
-    """Open for reading: no lock (read-only network disks refuse them), a small chunk cache (slices are read once)."""
+    """Open to read: no lock (read-only shares refuse it), a small chunk cache (slices are read once)."""
     with named_faults(path):
         return h5py.File(path, "r", locking=False, rdcc_nbytes=1 << 20)
 
@@ -192,7 +199,7 @@ def read_scalar(where: str, found: h5py.Dataset | h5py.h5a.AttrID, read: Callabl
 
 
 def attribute(file: h5py.File, name: str) -> str | float | None:
-    """The text or number of an attribute, or None where there is none. Raises InputError for anything else."""
+    """The text or number of an attribute, None where there is none. Raises InputError for anything else."""
     if name not in file.attrs:
         return None
     where = f"{file.filename}: attribute `{name}`"
@@ -227,7 +234,7 @@ def read_slice(found: h5py.Dataset, i: int, dtype: type[np.generic]) -> np.ndarr
 
 
 def read_mask(file: h5py.File, width: int) -> np.ndarray:
-    """The dataset `mask` as bool (x,). Raises InputError unless it is 0 and 1, of that width, its centre acquired."""
+    """The dataset `mask` as bool (x,). InputError unless 0 and 1, of that width, its centre acquired."""
     where = f"{file.filename}: `mask`"
     found = dataset(file, "mask", "mask")
     if found.shape != (width,):
@@ -246,7 +253,7 @@ def read_mask(file: h5py.File, width: int) -> np.ndarray:
 
 
 class Box(NamedTuple):
-    """An annotated lesion of SNU 2026, in pixels of the target: x to the right and y down from the top left."""
+    """An annotated lesion of SNU 2026, in pixels of the target: x to the right, y down, from the top left."""
 
     x: float
     y: float
@@ -256,10 +263,10 @@ class Box(NamedTuple):
 
 
 class VolumeReader:
-    """The slices of one volume, read when asked for; `with VolumeReader(source, volume) as reader` closes its files.
+    """The slices of one volume, read when asked for; `with VolumeReader(...) as reader` closes its files.
 
-    They are opened at the first read, in the process that reads: a reader may be sent to DataLoader workers by pickle
-    or by fork. Raises InputError, naming file and dataset, where a file is damaged, missing or not as indexed.
+    They are opened at the first read, in the process that reads: a reader may be sent to DataLoader workers
+    by pickle or by fork. Raises InputError, naming the file, where one is damaged, missing or not as indexed.
     """
 
     def __init__(self, source: Path, volume: Volume) -> None:
@@ -288,9 +295,9 @@ class VolumeReader:
             self._files.popitem()[1].close()
 
     def kspace(self, i: int) -> Complex[Tensor, "coil y x"]:
-        """k-space of slice `i` as it is in the file: with all columns, or without those that a test file lacks.
+        """k-space of slice `i` as it is in the file: with all columns, or without those a test file lacks.
 
-        Raises InputError where columns are missing and no `mask` tells which: masks are never guessed from zeros.
+        Raises InputError where columns are missing and no `mask` tells which: zeros are never taken for one.
         """
         volume = self.volume
         with named_faults(self.source / volume.file):
@@ -312,7 +319,7 @@ class VolumeReader:
         return torch.from_numpy(values)
 
     def mask(self) -> Bool[Tensor, " x"]:
-        """The acquired columns: the file's `mask` if it has one, else drawn from the record; False in the padding."""
+        """The acquired columns: the file's `mask`, else drawn from the record; False in the padding."""
         volume = self.volume
         if volume.mask.kind != "file":
             return draw_mask(volume.mask, volume.width)
@@ -329,7 +336,7 @@ class VolumeReader:
         return detect_acs(self.mask()) if n_low is None else acs_columns(self.volume.width, n_low)
 
     def target(self, i: int) -> Float[Tensor, "y x"] | None:
-        """The target in reconstruction size: the file's, else root-sum-of-squares of full k-space, else None."""
+        """The target in reconstruction size: the file's, else the root-sum-of-squares image, else None."""
         if self.volume.target == "none":
             return None
         if self.volume.target == "computed":
@@ -347,6 +354,25 @@ class VolumeReader:
     def crop(self, images: Shaped[Tensor, "*batch y x"]) -> Shaped[Tensor, "*batch h w"]:
         """Images of full size brought to reconstruction size, with zeros around those that are smaller."""
         return center_crop(images, self.volume.crop)
+
+    def attributes(self) -> dict[str, Any]:
+        """What later stages know of a volume without its index, as JSON: attributes of its cached images."""
+        volume = self.volume
+        return {
+            "name": volume.name,
+            "file": volume.file,
+            "layout": volume.layout,
+            "patient": volume.patient,
+            "acquisition": volume.acquisition,
+            "maximum": volume.maximum,
+            "identity": volume.identity,
+            "mask": volume.mask.model_dump(mode="json"),
+            "acceleration": volume.mask.acceleration,
+            "effective_acceleration": effective_acceleration(self.mask(), volume.mask.padding),
+            "annotations": {
+                str(i): [list(box[:4]) for box in boxes] for i, boxes in self.annotations().items()
+            },
+        }
 
     def annotations(self) -> dict[int, list[Box]]:
         """The boxes of each annotated slice (SNU 2026); empty where the file has none."""

@@ -1,4 +1,4 @@
-"""A small phantom with coil maps, so that GRAPPA and SSIM have a right answer; tiny h5 trees in the field's layouts."""
+"""A small phantom with coil maps, so that GRAPPA and SSIM have a right answer; tiny trees of all layouts."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ SCALE = 6e-4  # maximum of a target, about that of fastMRI
 
 
 def make_phantom(height: int, width: int, seed: int = 0) -> Tensor:
-    """A head of smooth-edged ellipses with a slow phase: complex64 (y, x). Another seed moves what is inside."""
+    """A head of smooth ellipses with a slow phase: complex64 (y, x). Another seed moves what is inside."""
     rng = np.random.default_rng(seed)
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     ellipses = [(0.0, 0.0, 0.85, 0.72, 0.6), (0.0, 0.0, 0.74, 0.62, -0.25)]
@@ -71,7 +71,7 @@ def make_mask(width: int, acceleration: int = 4, n_low: int = 8) -> Tensor:
 
 
 def centre(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle of each image, zeros around a smaller one. Written apart from `center_crop`, which it tests."""
+    """The middle of each image, zeros around a smaller one. Not `center_crop`, which it tests."""
     out = torch.zeros(*images.shape[:-2], *size, dtype=images.dtype)
     (h, w), (height, width) = images.shape[-2:], size
     y, x = max(h - height, 0) // 2, max(w - width, 0) // 2
@@ -108,7 +108,7 @@ def write_fastmri(
     acquisition: str = "AXT2",
     seed: int = 0,
 ) -> Tensor:
-    """One fastMRI volume; returns full k-space (slice, coil, y, x). With `mask` a test file: undersampled, no target."""
+    """One fastMRI volume; returns full k-space (slice, coil, y, x). With `mask`: undersampled, no target."""
     kspace = make_kspace(*shape, seed=seed, noise=0.004)
     if columns is not None:
         kspace[..., : columns[0]] = 0
@@ -309,7 +309,7 @@ def mask() -> Tensor:
 
 @pytest.fixture(scope="session")
 def fastmri_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A read-only source of 4, 2 and 2 volumes, test with targets, and noise-free targets, as `simulate` would leave."""
+    """4, 2 and 2 volumes with targets and noise-free targets, as `simulate` leaves them. Read only."""
     root = tmp_path_factory.mktemp("source")
     return write_fastmri_tree(root, (4, 2, 2), prefix="", test_target=True, clean=True)
 

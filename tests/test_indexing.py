@@ -1,4 +1,4 @@
-"""The index: every layout is found as it is, nothing depends on where or when, and a bad source is one error."""
+"""The index: every layout is found, nothing depends on where or when, and a bad source is one error."""
 
 import hashlib
 import os
@@ -16,28 +16,27 @@ import frost.indexing as indexing
 from frost.coils import rss
 from frost.errors import InputError
 from frost.fourier import ifft2c
-from frost.indexing import IndexParams, build_index, identity
+from frost.indexing import IndexParams, build_index, identity, volumes_of
 from frost.params import checked
 from frost.sampling import draw_mask
 from frost.volumes import SPLITS, VolumeReader, read_index, write_index
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real"
-MASKS = dict(
-    kind="equispaced", accelerations=[4], center_fractions=[0.16], pick="one", masks_per_volume=1, seed=0
-)  # fmt: skip
+MASKS = {"kind": "equispaced", "accelerations": [4], "center_fractions": [0.16]}
+MASKS |= {"pick": "one", "masks_per_volume": 1, "seed": 0}
 
 
 def params_of(source, masks=None, val=None, test=None, **changes):
-    values = dict(
-        source=str(source),
-        layout="auto",
-        splits={
+    values = {
+        "source": str(source),
+        "layout": "auto",
+        "splits": {
             "val": {"cut_from": "train", "fraction": 0.3, "when": "missing"} | (val or {}),
             "test": {"cut_from": "val", "fraction": 0.5, "when": "missing"} | (test or {}),
         },
-        masks=MASKS | (masks or {}),
-        identity="sampled",
-    )
+        "masks": MASKS | (masks or {}),
+        "identity": "sampled",
+    }
     return checked(IndexParams, values | changes, "params.yaml: index")
 
 
@@ -109,7 +108,7 @@ def test_simulated_folders_and_noise_free_targets(fastmri_source):
 
 
 def test_crop_of_narrow_flair_is_a_square_of_the_width(tmp_path, write_fastmri_tree):
-    """Its header asks for 40 x 40, k-space has 26 columns, and so has the target: fastMRI then cuts 26 x 26."""
+    """Its header asks for 40 x 40, k-space and target have 26 columns: fastMRI then cuts 26 x 26."""
     source = write_fastmri_tree(tmp_path, shape=(1, 3, 48, 26), recon=(40, 40), acquisition="AXFLAIR")
     for split in ("train", "val"):
         for file in (source / f"multicoil_{split}").iterdir():
@@ -322,7 +321,7 @@ def test_kspace_narrower_than_its_image_is_padded_since_2025_and_refused_before(
         assert (knee.width, knee.crop) == (46, (48, 48))
         assert VolumeReader(source, knee).target(0)[:, 0].max() == 0
     else:
-        with pytest.raises(InputError, match="knee_acc4_1.*80 x 46 is smaller than its images.*snu2025"):
+        with pytest.raises(InputError, match=r"knee_acc4_1.*80 x 46 is smaller than its images.*snu2025"):
             index_of(source, layout="snu2022")
 
 
@@ -344,6 +343,25 @@ def test_snu_pair_of_different_slices(tmp_path, write_snu_tree):
         h5["image_label"] = images
     with pytest.raises(InputError, match=r"brain11\.h5: images of shapes"):
         index_of(source)
+
+
+# ---- new scans
+
+
+def test_new_scans_of_a_file_or_of_any_folder(tmp_path, write_fastmri, write_snu_tree, make_mask):
+    write_fastmri(tmp_path / "new" / "a.h5", mask=make_mask(44))
+    write_fastmri(tmp_path / "new" / "b.h5", target=False)
+    masks = params_of(tmp_path).masks
+    root, volumes = volumes_of(tmp_path / "new", masks)
+    assert root == tmp_path / "new" and [v.name for v in volumes] == ["a", "b"]
+    assert [v.target for v in volumes] == ["none", "computed"] and {v.split for v in volumes} == {"test"}
+    assert volumes_of(tmp_path / "new" / "b.h5", masks) == (root, volumes[1:])
+    board = write_snu_tree(tmp_path / "snu", 2026) / "leaderboard"
+    assert [v.name for v in volumes_of(board / "acc4", masks)[1]] == ["knee_test1", "knee_test2"]
+    for volume in volumes:
+        VolumeReader(root, volume).kspace(0)
+    with pytest.raises(InputError, match="no such file or folder"):
+        volumes_of(tmp_path / "nowhere" / "c.h5", masks)
 
 
 # ---- identity and memo
@@ -437,7 +455,7 @@ def test_memo_forgets_files_written_this_moment(tmp_path, write_fastmri_tree):
     ("changes", "says"),
     [
         ({"source": "nowhere"}, r"index\.source: nowhere: no such folder"),
-        ({"layout": "snu2023"}, r"index\.source: .*: no snu2023 files there; train/\{image,kspace\}"),
+        ({"layout": "snu2023"}, r"no snu2023 files in this source; train/\{image,kspace\}"),
         ({"masks": {"center_fractions": [0.01]}}, r"index\.masks: train/file1000\.h5: .*centre line"),
         ({"masks": {"accelerations": [4, 8]}}, "must be as many"),
         ({"masks": {"accelerations": [4, 4], "center_fractions": [0.1, 0.1]}}, "must differ"),
@@ -457,10 +475,10 @@ def test_bad_params(fastmri_source, changes, says):
 
 
 def test_empty_folders(tmp_path, write_fastmri_tree):
-    with pytest.raises(InputError, match="no fastmri files there"):
+    with pytest.raises(InputError, match="no fastmri files in this source"):
         index_of(tmp_path)
     (tmp_path / "singlecoil_train").mkdir()
-    with pytest.raises(InputError, match="no fastmri files there"):
+    with pytest.raises(InputError, match="no fastmri files in this source"):
         index_of(tmp_path)
     write_fastmri_tree(tmp_path, (2, 2, 0))
     with pytest.raises(InputError, match=r"no volume for test; .*when: missing"):
@@ -495,6 +513,13 @@ def replace(name, value):
     return spoil
 
 
+def sequence_attribute(h5):
+    """Numbers of variable length, which HDF5 must not be asked to read: damaged, they end the process."""
+    values = np.empty(1, object)
+    values[0] = np.arange(3)
+    h5.attrs.create("patient_id", values, (1,), h5py.vlen_dtype(int))
+
+
 BOMB = b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><x>&b;</x>'
 UTF16_BOMB = BOMB.decode().replace('"1.0"', '"1.0" encoding="utf-16"').encode("utf-16")
 
@@ -525,9 +550,9 @@ UTF16_BOMB = BOMB.decode().replace('"1.0"', '"1.0" encoding="utf-16"').encode("u
         ),
         (lambda h5: h5.attrs.__setitem__("patient_id", np.array([[1], [2]])), "one text or number"),
         (lambda h5: h5.attrs.__setitem__("patient_id", h5py.Empty("f")), "one text or number"),
-        (lambda h5: h5.attrs.create("patient_id", [1, 2], (), h5py.vlen_dtype(int)), "one text or number"),
-        (lambda h5: h5.attrs.__setitem__("max", "large"), "`max`: a number above 0"),
-        (lambda h5: h5.attrs.__setitem__("max", np.nan), "`max`: a number above 0"),
+        (sequence_attribute, "one text or number"),
+        (lambda h5: h5.attrs.__setitem__("max", "large"), "`max`: 'large'; a number above 0"),
+        (lambda h5: h5.attrs.__setitem__("max", np.nan), "`max`: nan; a number above 0"),
         (lambda h5: h5.attrs.__setitem__("acceleration", 0.5), "1 or more is needed"),
     ],
 )
@@ -554,10 +579,17 @@ def test_names_are_safe_and_twins_are_refused(tmp_path, write_fastmri_tree, writ
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_damage_is_an_input_error_or_nothing(tmp_path, write_fastmri_tree, data):
-    """Any byte of a source file may be anything: the index is built, or says which file is bad."""
+    """Any byte of a source file may be anything: the index is built, or says which file is bad.
+
+    Its texts are of fixed length: those of variable length lie in a heap where damage can make HDF5 2.0 loop.
+    """
     source, small = tmp_path / "source", {"shape": (1, 2, 16, 18), "recon": (12, 12)}
     if not source.exists():
         write_fastmri_tree(source, (1, 1, 1), prefix="", test_target=True, **small)
+        with h5py.File(source / "train" / "file1000.h5", "a") as h5:
+            for name in ("acquisition", "patient_id"):
+                h5.attrs[name] = np.bytes_(h5.attrs[name])
+            spoil_header(np.bytes_(h5["ismrmrd_header"][()]))(h5)
         shutil.copy(source / "train" / "file1000.h5", tmp_path / "whole.h5")
     content = bytearray((tmp_path / "whole.h5").read_bytes())
     for _ in range(data.draw(st.integers(0, 6), "n_bytes")):

@@ -26,11 +26,12 @@ IN_FILE = MaskRecord(kind="file", acceleration=4, center_fraction=None, seed=Non
 
 
 def volume_of(file="a.h5", **changes):
-    fields = dict(
-        name="a", split="train", file=file, image_file=None, layout="fastmri", patient="p", acquisition="AXT2",
-        n_slices=2, n_coils=4, height=48, width=44, crop=(32, 32), mask=EQUISPACED, target="file",
-        has_clean_target=False, has_grappa=False, maximum=None, identity="0" * 64,
-    )  # fmt: skip
+    fields = {
+        "name": "a", "split": "train", "file": file, "image_file": None, "layout": "fastmri", "patient": "p",
+        "acquisition": "", "n_slices": 2, "n_coils": 4, "height": 48, "width": 44, "crop": (32, 32),
+        "mask": EQUISPACED, "target": "file", "has_clean_target": False, "has_grappa": False,
+        "maximum": None, "identity": "0" * 64,
+    }  # fmt: skip
     return Volume(**(fields | changes))
 
 
@@ -272,8 +273,8 @@ def test_names_and_paths_stay_inside(bad, path):
 
 @pytest.mark.parametrize(
     "text",
-    ["no", "[]", "{", '{"a": []}', '{"0": [{}]}', '{"0": 3}', '{"9": []}', '{"0": [{"x": NaN, "y": 1, "width": 1}]}',
-     "[" * 20000],
+    ["no", "[]", "{", '{"a": []}', '{"0": [{}]}', '{"0": 3}', '{"9": []}', "[" * 20000,
+     '{"0": [{"x": NaN, "y": 1, "width": 1, "height": 1}]}'],
 )  # fmt: skip
 def test_bad_annotations(scan, text):
     with h5py.File(scan[0] / "a.h5", "a") as h5:

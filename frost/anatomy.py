@@ -1,7 +1,7 @@
 """Heads to scan: planes through the MNI152 template dressed as many subjects, or through NIfTI heads.
 
 Points are in millimetres, (3, ...) = right, anterior, superior. Planes are axial, seen as radiologists do:
-row 0 is the front, column 0 the right side. A plane is rendered from several thin ones, so that a voxel mixes
+row 0 is the front, column 0 the right side. A slice is rendered from thin planes, so that a voxel mixes
 tissues in depth too.
 """
 
@@ -26,7 +26,7 @@ from frost.fourier import fft2c
 Array = NDArray[np.float32]
 
 THICKNESS = 4.5  # of a slice, mm
-N_THIN = 3  # thin planes to a slice
+N_THIN = 2  # thin planes to a slice
 MARGIN = 28  # mm around the brain that hold all of skull and scalp
 LOWEST, HIGHEST = (
     -14.0,
@@ -45,7 +45,7 @@ RELAXATION = {
     "marrow": (600.0, 65.0, 0.40),
     "fat": (420.0, 150.0, 0.58),
     "muscle": (1400.0, 40.0, 0.75),
-    "skin": (1000.0, 60.0, 0.65),
+    "skin": (1000.0, 80.0, 0.70),
     "vessel": (0.0, 0.0, 0.0),
 }
 TISSUES = tuple(RELAXATION)

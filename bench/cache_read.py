@@ -206,7 +206,7 @@ def time_training(folder: Path, n_steps: int) -> dict[str, float]:
         maximum = batch["maximum"].float()
         value = reconstruction_loss(network(batch["inputs"]), batch["target"], maximum, loss).mean()
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
         return time.perf_counter() - start, read - start
 

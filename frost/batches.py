@@ -14,9 +14,21 @@ class ShapeBatches(Sampler[list[int]]):
     """
 
     def __init__(
-        self, shapes: Sequence[Hashable], batch_size: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1
+        self,
+        shapes: Sequence[Hashable],
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
-        self.batch_size, self.seed, self.shuffle, self.rank, self.world = batch_size, seed, shuffle, rank, world
+        self.batch_size, self.seed, self.shuffle, self.rank, self.world = (
+            batch_size,
+            seed,
+            shuffle,
+            rank,
+            world,
+        )
         self.buckets: dict[Hashable, list[int]] = {}  # in the order in which shapes first appear
         for index, shape in enumerate(shapes):
             self.buckets.setdefault(shape, []).append(index)

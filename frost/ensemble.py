@@ -29,7 +29,10 @@ CHANGES = {
         for n in range(4)
         for pair in (
             (_turn(n), _turn(-n)),
-            (lambda x, n=n: _flip(x).rot90(n, dims=(-2, -1)), lambda x, n=n: _flip(x.rot90(-n, dims=(-2, -1)))),
+            (
+                lambda x, n=n: _flip(x).rot90(n, dims=(-2, -1)),
+                lambda x, n=n: _flip(x.rot90(-n, dims=(-2, -1))),
+            ),
         )
     ],
 }
@@ -45,7 +48,9 @@ def self_ensemble(
     """
     height, width = inputs.shape[-2:]
     total, n = torch.zeros_like(inputs[:, 0], dtype=torch.float32), 0
-    for change, undo in cast("list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]", CHANGES[kind]):
+    for change, undo in cast(
+        "list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]", CHANGES[kind]
+    ):
         changed = change(inputs)
         if changed.shape[-2:] == (height, width):
             total, n = total + undo(network(changed)).float(), n + 1

@@ -1,16 +1,29 @@
 """What stage `evaluate` says: every image of every slice scored, and the means that `dvc metrics diff` compares."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import nn
+from tqdm import tqdm
 
 from frost.ensemble import Ensemble, self_ensemble
-from frost.pairs import PairDataset
+from frost.figures import (
+    Example,
+    choose_slices,
+    montage,
+    read_curves,
+    ssim_by_position,
+    ssim_distribution,
+    training_curves,
+)
+from frost.pairs import PairDataset, input_channels
+from frost.params import Params
 from frost.scores import fastmri_scores, score_slices, ssim_maps
 from frost.tables import Row
 
@@ -18,8 +31,19 @@ Images = dict[str, Float[np.ndarray, "slice y x"]]
 
 #: in the order of the tables and pictures
 IMAGES = ("zero_filled", "grappa", "varnet", "blend", "rcan", "rcan_ensemble")
-BLEND_STEPS = 50  # the weight is found to 2 %
 SCORES = ("ssim", "ssim_foreground", "ssim_clean", "psnr", "nmse")
+BLEND_STEPS = 50  # the weight is found to 2 %
+TRAINING_VOLUMES = 50  # enough for the mean SSIM on training data, however much there is
+
+
+class EvaluateParams(Params):
+    """Section `evaluate` of params.yaml."""
+
+    ensemble: Ensemble
+    """Changes whose answers `rcan_ensemble` averages: none, flip, seed (flip and half turn) or dihedral (all eight)."""
+    batch_size: int = Field(ge=1)
+    foreground: float = Field(gt=0)
+    """Target above which a pixel is in the head, for ssim_foreground: 2e-5 in 2026, 5e-5 for brains before."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +56,73 @@ class Case:
     clean: Float[np.ndarray, "slice y x"] | None
 
 
+@dataclass
+class Evaluation:
+    """What was found: means by split and image for the metrics file, and the rows that they are means of."""
+
+    blend: float
+    metrics: dict[str, Any] = field(default_factory=dict)
+    by_slice: list[Row] = field(default_factory=list)
+    by_volume: list[Row] = field(default_factory=list)
+
+    def ladder(self, split: str) -> dict[str, dict[str, float]]:
+        """The scores of each image of a split, from the least work to the most."""
+        return {image: self.metrics[split][image] for image in IMAGES}
+
+
+def evaluate(
+    splits: Mapping[str, PairDataset],
+    network: nn.Module,
+    params: EvaluateParams,
+    device: torch.device,
+    keep: Callable[[str, Case], None],
+) -> Evaluation:
+    """Reconstruct and score every volume of `splits`, which hold `val`; `keep` is given each as it comes.
+
+    A volume without a target is reconstructed and not scored; a split without any has no metrics.
+    """
+    result = Evaluation(best_blend(splits["val"]))
+    for split, pairs in splits.items():
+        by_slice: list[Row] = []
+        by_volume: list[Row] = []
+        cases = reconstruct(pairs, network, result.blend, params, device)
+        for case in tqdm(
+            cases, total=len(pairs.names), desc=f"evaluate {split}", unit="volume", disable=None
+        ):
+            keep(split, case)
+            rows = slice_rows(split, case, params.foreground)
+            by_slice += rows
+            by_volume += volume_rows(split, case, rows)
+        if by_volume:
+            result.metrics[split] = summary(by_slice, by_volume)
+        result.by_slice += by_slice
+        result.by_volume += by_volume
+    result.metrics["val"]["blend"]["weight"] = result.blend
+    return result
+
+
 @torch.no_grad()
 def reconstruct(
-    pairs: PairDataset, network: nn.Module, blend: float, ensemble: Ensemble, device: torch.device, batch_size: int
+    pairs: PairDataset,
+    network: nn.Module,
+    blend: float,
+    params: EvaluateParams,
+    device: torch.device,
+    names: Sequence[str] | None = None,
 ) -> Iterator[Case]:
-    """Every volume of a split with all its images, one volume in memory at a time."""
-    for name in pairs.names:
+    """Every volume of a split, or the named ones, with all its images; one volume in memory at a time."""
+    for name in pairs.names if names is None else names:
         volume = pairs.volume(name)
-        inputs = torch.from_numpy(np.stack([pairs.inputs(name, i) for i in range(len(volume["varnet"]))]))
+        slices = range(len(volume["varnet"]))
+        inputs = torch.from_numpy(np.stack([input_channels(pairs.channels, volume, i) for i in slices]))
         outputs: dict[str, list[np.ndarray]] = {"rcan": [], "rcan_ensemble": []}
-        for batch in inputs.split(batch_size):
+        for batch in inputs.split(params.batch_size):
             on_device = batch.to(device)
             outputs["rcan"].append(network(on_device).float().cpu().numpy())
-            outputs["rcan_ensemble"].append(self_ensemble(network, on_device, ensemble).cpu().numpy())
-        images: Images = {name: volume[name] for name in ("zero_filled", "grappa", "varnet")}
+            outputs["rcan_ensemble"].append(self_ensemble(network, on_device, params.ensemble).cpu().numpy())
+        images: Images = {image: volume[image] for image in ("zero_filled", "grappa", "varnet")}
         images["blend"] = blended(images, blend)
-        images |= {name: np.concatenate(parts) for name, parts in outputs.items()}
+        images |= {image: np.concatenate(parts) for image, parts in outputs.items()}
         yield Case(pairs.facts(name), images, volume.get("target"), volume.get("target_clean"))
 
 
@@ -64,7 +139,9 @@ def best_blend(pairs: PairDataset) -> float:
         volume = pairs.volume(name)
         if "target" in volume:
             maximum = float(volume["target"].max())
-            totals += [ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean() for w in weights]
+            totals += [
+                ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean() for w in weights
+            ]
     return float(weights[len(weights) - 1 - int(np.argmax(totals[::-1]))])
 
 
@@ -112,9 +189,13 @@ def summary(by_slice: Sequence[Row], by_volume: Sequence[Row]) -> dict[str, Any]
     """Means over volumes of each image's scores, what stage 2 gained, and on which share of the slices."""
     metrics: dict[str, Any] = {}
     for image in IMAGES:
-        scores = {score: _mean([float(r[score]) for r in by_volume if r["image"] == image]) for score in SCORES}
+        scores = {
+            score: _mean([float(r[score]) for r in by_volume if r["image"] == image]) for score in SCORES
+        }
         metrics[image] = {score: value for score, value in scores.items() if np.isfinite(value)}
-    ssim = {image: [float(r["ssim"]) for r in by_slice if r["image"] == image] for image in ("varnet", "rcan")}
+    ssim = {
+        image: [float(r["ssim"]) for r in by_slice if r["image"] == image] for image in ("varnet", "rcan")
+    }
     metrics["gain"] = {
         "ssim": metrics["rcan"]["ssim"] - metrics["varnet"]["ssim"],
         "over_blend": metrics["rcan"]["ssim"] - metrics["blend"]["ssim"],
@@ -123,12 +204,52 @@ def summary(by_slice: Sequence[Row], by_volume: Sequence[Row]) -> dict[str, Any]
     return metrics
 
 
-def mean_varnet_ssim(pairs: PairDataset, at_most: int) -> float:
-    """fastMRI's SSIM of the cached VarNet images, mean over evenly chosen volumes that have a target."""
+def mean_varnet_ssim(pairs: PairDataset) -> float:
+    """fastMRI's SSIM of the cached VarNet images, mean over volumes with a target; evenly chosen ones where they are many."""
     names = [name for name in pairs.names if pairs.has_target(name)]
-    chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(at_most, len(names))).round().astype(int))]
+    n = min(len(names), TRAINING_VOLUMES)
+    chosen = [names[i] for i in np.linspace(0, len(names) - 1, n).round().astype(int)]
     volumes = (pairs.volume(name) for name in chosen)
     return _mean([fastmri_scores(volume["target"], volume["varnet"])["ssim"] for volume in volumes])
+
+
+def draw(
+    folder: Path,
+    result: Evaluation,
+    splits: Mapping[str, PairDataset],
+    network: nn.Module,
+    params: EvaluateParams,
+    device: torch.device,
+    curves: Path,
+) -> None:
+    """Four pictures: telling slices, the distribution of SSIM, SSIM along the head, and how the trainings went."""
+    split = "test" if "test" in result.metrics else "val"
+    chosen = choose_slices(result.by_slice, split)
+    names = list(dict.fromkeys(name for name, _ in chosen.values()))
+    cases = reconstruct(splits[split], network, result.blend, params, device, names)
+    by_name = dict(zip(names, cases))
+    montage(
+        [_example(title, by_name[name], i, result.by_slice) for title, (name, i) in chosen.items()],
+        folder / "montage.png",
+    )
+    ssim_distribution(result.by_slice, folder / "ssim.png", split)
+    ssim_by_position(result.by_slice, folder / "ssim_by_slice.png", split)
+    trainings = {name: read_curves(curves / f"{name}.tsv") for name in ("varnet", "rcan")}
+    training_curves(trainings, folder / "training.png")
+
+
+def _example(title: str, case: Case, i: int, rows: Sequence[Row]) -> Example:
+    assert case.target is not None
+    name, shown = case.facts["name"], ("zero_filled", "grappa", "varnet", "rcan")
+    ssim = {str(r["image"]): float(r["ssim"]) for r in rows if (r["volume"], r["slice"]) == (name, i)}
+    return Example(
+        title=title,
+        caption=f"{name}, slice {i + 1} of {len(case.target)}",
+        images={image: case.images[image][i] for image in shown},
+        target=case.target[i],
+        maximum=float(case.target.max()),
+        ssim={image: ssim[image] for image in shown},
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -27,4 +27,6 @@ def fftc(image: Complex[Tensor, "..."], axes: tuple[int, ...]) -> Complex[Tensor
 
 def ifftc(kspace: Complex[Tensor, "..."], axes: tuple[int, ...]) -> Complex[Tensor, "..."]:
     """k-space to image over `axes`."""
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes)
+    return torch.fft.fftshift(
+        torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes
+    )

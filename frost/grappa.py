@@ -53,7 +53,10 @@ class GrappaParams(Params):
 
 
 def grappa(
-    kspace: Complex[Tensor, "*slice coil y x"], mask: Bool[Tensor, " x"], acs: slice, params: GrappaParams
+    kspace: Complex[Tensor, "*slice coil y x"],
+    mask: Bool[Tensor, " column"],
+    acs: slice,
+    params: GrappaParams,
 ) -> Complex[Tensor, "*slice coil y x"]:
     """Fill the columns that were not measured; those that were stay as they are.
 

@@ -1,33 +1,37 @@
 """How a stage starts and ends: on how many processes, with which error line, and not without the one who started it."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
+
 from frost.errors import InputError
 
 DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan")  # the others take seconds
-# The session's first ancestor at import: `dvc`, torchrun, or a shell. When it dies the system names another.
-_PARENT = os.getppid()
 
 
 def spread_over_processes(stage: str) -> None:
-    """Start torchrun on the same module where its own variables ask for more than one process; does not return then.
+    """Become torchrun on the same module where its own variables ask for more than one process; does not return then.
 
-    `PET_NPROC_PER_NODE=8 dvc repro` trains on 8 devices and `PET_NNODES=2 ... python -m stages.train_rcan ...` on two
-    machines, with command lines in dvc.yaml that know nothing of either, so that DVC sees no change. Call it before
-    torch is imported.
+    `PET_NPROC_PER_NODE=8 dvc repro` trains on 8 devices, and with `PET_NNODES=2` and its companions the same line started on
+    two machines on both, by command lines in dvc.yaml that know nothing of either: DVC sees no change.
     """
     asked = any(os.environ.get(name, "1") not in ("", "1") for name in ("PET_NPROC_PER_NODE", "PET_NNODES"))
     if stage not in DISTRIBUTED or not asked or "LOCAL_RANK" in os.environ:
         return
-    import subprocess
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
 
-    command = [sys.executable, "-m", "torch.distributed.run", "-m", f"stages.{stage}", *sys.argv[1:]]
-    # torchrun tells of a failed rank in thirty lines; the rank itself has told it in one, which is let through.
-    process = subprocess.run(command, env=os.environ | {"TORCHELASTIC_ERROR_FILE": os.devnull}, check=False)
-    raise SystemExit(process.returncode)
+    # torchrun tells of a failed rank in thirty lines; the rank itself has told it in one.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        main(["-m", f"stages.{stage}", *sys.argv[1:]])
+    except ChildFailedError:
+        sys.exit(1)
+    sys.exit(0)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -45,8 +49,27 @@ def end_if_orphaned() -> None:
 
     `kill -9` of `dvc` leaves its stage running; without this the next `dvc repro` would meet it.
     """
-    if os.getppid() != _PARENT:
-        sys.exit("ended: the process that started this one is gone; what it finished is kept")
+    try:
+        orphaned = any(psutil.Process(child).ppid() != parent for child, parent in _STARTED_BY)
+    except psutil.NoSuchProcess:
+        orphaned = True
+    if orphaned:
+        sys.exit("ended: the process that started this one is gone; what was finished is kept")
+
+
+def _started_by() -> list[tuple[int, int]]:
+    """Pairs of child and parent, from this process to the one that wants its work: past torchrun and `sh -c`."""
+    pairs, process = [], psutil.Process()
+    while parent := process.parent():
+        pairs.append((process.pid, parent.pid))
+        command = parent.cmdline()
+        if "-c" not in command[1:2] and not any(word.startswith("stages.") for word in command):
+            break
+        process = parent
+    return pairs
+
+
+_STARTED_BY = _started_by()
 
 
 @contextmanager
@@ -55,4 +78,7 @@ def summary(stage: str) -> Iterator[dict[str, object]]:
     facts: dict[str, object] = {}
     yield facts
     if os.environ.get("RANK", "0") == "0":
-        print(f"{stage}: " + ", ".join(f"{value} {name}" if name else str(value) for name, value in facts.items()))  # noqa: T201
+        print(
+            f"{stage}: "
+            + ", ".join(f"{value} {name}" if name else str(value) for name, value in facts.items())
+        )

@@ -13,12 +13,6 @@ from torch.utils.data import Dataset
 from frost.errors import InputError
 from frost.shards import VolumeArray, open_split
 
-# The modules that decide a weight of stage 2's network.
-TRAINING_SOURCES = (
-    "frost.augment", "frost.batches", "frost.image_networks.rcan", "frost.image_networks.scaling",
-    "frost.losses", "frost.pairs", "frost.shards", "frost.training",
-)  # fmt: skip
-
 
 class PairDataset(Dataset[dict[str, Any]]):
     """The slices of one split, from both caches: `images` (made by `prepare`), `varnet` (by `cache_varnet`).
@@ -37,6 +31,7 @@ class PairDataset(Dataset[dict[str, Any]]):
     def __init__(self, images: Path, varnet: Path, inputs: Sequence[str], need_target: bool = True) -> None:
         self._images, self._varnet = open_split(images), open_split(varnet)
         _check_same(images, varnet, self._images, self._varnet)
+        self.channels = tuple(inputs)
         self._channels = [_parse(name) for name in inputs]
         self.names = [name for name in self._images if not need_target or self.has_target(name)]
         for name in self.names:
@@ -110,6 +105,15 @@ class PairDataset(Dataset[dict[str, Any]]):
                 chunks[place] = array.read(place[1])
             inputs[row] = chunks[place][array.position(channel)]
         return inputs, chunks.get((True, i))
+
+
+def input_channels(
+    names: Sequence[str], images: Mapping[str, Float[np.ndarray, "slice y x"]], i: int
+) -> Float[np.ndarray, "channel y x"]:
+    """The inputs that `names` ask for of slice `i`, from whole volumes of images in memory: as an item has them."""
+    last = len(next(iter(images.values()))) - 1
+    chosen = [(channel, min(max(i + offset, 0), last)) for channel, offset in map(_parse, names)]
+    return np.stack([images[channel][place] for channel, place in chosen]).astype(np.float32)
 
 
 def data_range(array: VolumeArray) -> float:

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from frost.errors import InputError
 
@@ -60,8 +61,10 @@ def checked(model: type[P], values: object, where: str) -> P:
         key = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = f"no such parameter; there are {', '.join(model.model_fields)}" if key.count(".") == 0 else (
-                "no such parameter"
+            message = (
+                f"no such parameter; there are {', '.join(model.model_fields)}"
+                if key.count(".") == 0
+                else ("no such parameter")
             )
         elif first["type"] != "missing" and not isinstance(first["input"], dict):
             message += f", not {first['input']!r}"

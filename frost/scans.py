@@ -18,17 +18,12 @@ from frost.sampling import acs_columns, centre_lines, draw_mask, n_low_frequenci
 from frost.volumes import Volume, VolumeReader
 
 
-# The modules that decide a weight of stage 1's network.
-TRAINING_SOURCES = (
-    "frost.batches", "frost.coils", "frost.fourier", "frost.kspace_networks.unet", "frost.kspace_networks.varnet",
-    "frost.losses", "frost.sampling", "frost.scans", "frost.training", "frost.volumes",
-)  # fmt: skip
-
-
 class ScanParams(Params):
     """Random changes of training scans, before they are masked (after MRAugment, Fabian 2021, arXiv:2106.14947)."""
 
-    redraw_mask: bool = Field(description="another mask of the same kind in every epoch; never where a file holds its own")
+    redraw_mask: bool = Field(
+        description="another mask of the same kind in every epoch; never where a file holds its own"
+    )
     flip_x: float = Field(ge=0, le=1, description="probability of a left-right flip of the coil images")
     flip_y: float = Field(ge=0, le=1, description="probability of an up-down flip")
     shift: int = Field(ge=0, description="up to so many pixels along each axis, wrapped around")
@@ -84,7 +79,10 @@ class ScanDataset(Dataset[dict[str, Any]]):
         """The file's `max`, or the largest value of its target: read once, slice by slice."""
         if v not in self._maxima:
             volume = self.volumes[v]
-            self._maxima[v] = volume.maximum or max(float(reader.target(i).max()) for i in range(volume.n_slices))
+            targets = (reader.target(i) for i in range(volume.n_slices))
+            self._maxima[v] = volume.maximum or max(
+                float(target.max()) for target in targets if target is not None
+            )
         return self._maxima[v]
 
 
@@ -110,7 +108,12 @@ def rotate(images: Complex[Tensor, "coil y x"], degrees: float) -> Complex[Tenso
     angle = torch.tensor(degrees).deg2rad()
     cos, sin = angle.cos(), angle.sin()
     # affine_grid counts each axis from -1 to 1, so a turn in pixels needs the ratio of the sides
-    turn = torch.stack([torch.stack([cos, -sin * height / width, cos * 0]), torch.stack([sin * width / height, cos, cos * 0])])
+    turn = torch.stack(
+        [
+            torch.stack([cos, -sin * height / width, cos * 0]),
+            torch.stack([sin * width / height, cos, cos * 0]),
+        ]
+    )
     parts = torch.cat([images.real, images.imag])[None]
     grid = torch.nn.functional.affine_grid(turn[None], list(parts.shape), align_corners=False)
     turned = torch.nn.functional.grid_sample(parts, grid, mode="bicubic", align_corners=False)[0]

@@ -104,8 +104,8 @@ def simulate(
     *,
     n_processes: int = 1,
     progress: Callable[[int], object] | None = None,
-) -> dict[str, object]:
-    """Write folder/{train,val,test}/<name>.h5, a volume each; says how many, and what is odd about the heads.
+) -> tuple[dict[str, int], list[str]]:
+    """Write folder/{train,val,test}/<name>.h5, a volume each; gives their numbers, and what is odd about the heads.
 
     `progress` is called with 1 after each file. Raises InputError for a folder without enough heads,
     and for a file that holds none.
@@ -119,10 +119,8 @@ def simulate(
             warnings[task.name] = warning
         if progress is not None:
             progress(1)
-    return {
-        "volumes": {split: sum(task.split == split for task in tasks) for split in SPLITS},
-        "warnings": [warnings[task.name] for task in tasks if task.name in warnings],
-    }
+    volumes = {split: sum(task.split == split for task in tasks) for split in SPLITS}
+    return volumes, [warnings[task.name] for task in tasks if task.name in warnings]
 
 
 def _run(

@@ -58,14 +58,24 @@ class FitParams(Params):
     optimizer: Literal["adam", "adamw"]
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
-    schedule: Literal["cosine", "halving", "constant"] = Field(description="after warm-up; halving: after each epoch")
+    schedule: Literal["cosine", "halving", "constant"] = Field(
+        description="after warm-up; halving: after each epoch"
+    )
     warmup: float = Field(ge=0, lt=1, description="share of all steps in which the learning rate rises")
     clip: float | None = Field(gt=0, description="largest norm of the gradient; null: any")
-    ema: float | None = Field(gt=0, lt=1, description="decay a step of the averaged weights that are kept; null: none")
-    early_stop: int | None = Field(ge=1, description="epochs without a better one after which to stop; null: never")
-    precision: Literal["float32", "bf16"] = Field(description="of the convolutions; the rest is float32 always")
+    ema: float | None = Field(
+        gt=0, lt=1, description="decay a step of the averaged weights that are kept; null: none"
+    )
+    early_stop: int | None = Field(
+        ge=1, description="epochs without a better one after which to stop; null: never"
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        description="of the convolutions; the rest is float32 always"
+    )
     channels_last: bool = Field(description="memory layout of the convolutions")
-    compile: bool = Field(description="torch.compile the network: slow to start, faster on a GPU; real-valued ones only")
+    compile: bool = Field(
+        description="torch.compile the network: slow to start, faster on a GPU; real-valued ones only"
+    )
     loss: LossParams
     loader: LoaderParams
 
@@ -73,8 +83,8 @@ class FitParams(Params):
 class SliceDataset(Protocol):
     """What `fit` asks of a dataset: items of `inputs`, `target`, `maximum`, `index`, and the shape of each slice."""
 
-    shapes: Sequence[tuple[int, ...]]
-
+    @property
+    def shapes(self) -> Sequence[tuple[int, ...]]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Batch: ...
     def set_epoch(self, epoch: int) -> None: ...
@@ -107,7 +117,9 @@ def fit(
     Raises InputError where there is nothing to train on, or the training diverges.
     """
     if not len(train) or not len(val):
-        raise InputError(f"{progress}: the {'val' if len(train) else 'train'} split has no slice with a target; it needs one")
+        raise InputError(
+            f"{progress}: the {'val' if len(train) else 'train'} split has no slice with a target; it needs one"
+        )
     set_seed(params.seed)
     accelerator = Accelerator(mixed_precision="bf16" if params.precision == "bf16" else "no")
     layout = torch.channels_last if params.channels_last else torch.contiguous_format
@@ -146,7 +158,9 @@ def fit(
     return kept.history
 
 
-def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable[[Path, Path], None]) -> Entry | None:
+def finished(
+    store: Store, stage: str, facts: Mapping[str, Any], train: Callable[[Path, Path], None]
+) -> Entry | None:
     """The network that `stage` makes of `facts`: taken from the store, else `train(folder, state)` writes it into the folder.
 
     Under torchrun the first process asks the store, and all train or none does; the others get None and a folder to ignore.
@@ -196,7 +210,9 @@ class Kept:
         """Add the row of an epoch, and the weights where none did better."""
         if not self.history or row["val_ssim"] > self.history[self.best_epoch]["val_ssim"]:
             self.best_epoch = len(self.history)
-            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+            self.weights = {
+                name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()
+            }
         self.history.append(row)
 
     def state_dict(self) -> dict[str, Any]:
@@ -263,7 +279,9 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def _validate(network: nn.Module, loader: DataLoader[Any], accelerator: Accelerator, params: FitParams) -> float:
+def _validate(
+    network: nn.Module, loader: DataLoader[Any], accelerator: Accelerator, params: FitParams
+) -> float:
     """Mean SSIM over all slices, in the region of the loss."""
     batches: ShapeBatches = loader.batch_sampler  # type: ignore[assignment]
     total = torch.zeros((), device=accelerator.device)
@@ -278,7 +296,9 @@ def _validate(network: nn.Module, loader: DataLoader[Any], accelerator: Accelera
     return float(accelerator.reduce(total)) / len(loader.dataset)  # type: ignore[arg-type]
 
 
-def _loader(split: SliceDataset, params: FitParams, accelerator: Accelerator, shuffle: bool) -> DataLoader[Any]:
+def _loader(
+    split: SliceDataset, params: FitParams, accelerator: Accelerator, shuffle: bool
+) -> DataLoader[Any]:
     loader = params.loader
     batches = ShapeBatches(
         split.shapes, params.batch_size, seed=params.seed, shuffle=shuffle,

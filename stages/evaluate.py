@@ -1,24 +1,63 @@
-"""Stage `evaluate`: scores of every image on validation and test, tables, pictures, and the reconstructions as files."""
+"""Stage `evaluate`: scores of every image on validation and test, tables, pictures, and reconstructions as files."""
 
 import json
 
-from accelerate import Accelerator
-from pydantic import Field
+from accelerate import PartialState
 
 from frost.checkpoint import load_config, load_network
-from frost.ensemble import Ensemble
-from frost.evaluation import best_blend, mean_varnet_ssim, reconstruct, slice_rows, summary_of_split, volume_rows
+from frost.evaluation import EvaluateParams, draw, evaluate, mean_varnet_ssim
+from frost.export import write_reconstruction
+from frost.image_networks import IMAGE_NETWORKS
 from frost.launch import run, summary
-from frost.params import Params, load_params, stage_paths
+from frost.pairs import PairDataset
+from frost.params import load_params, stage_paths
+from frost.tables import write_table
 
 
-class EvaluateParams(Params):
-    """Section `evaluate` of params.yaml."""
+def main(argv: list[str] | None = None) -> None:
+    """Write `--metrics JSON`, and the folders `--tables`, `--plots` and `--reconstructions`."""
+    about = __doc__
+    paths = stage_paths(
+        argv,
+        "images",
+        "varnet",
+        "network",
+        "curves",
+        "metrics",
+        "tables",
+        "plots",
+        "reconstructions",
+        about=about,
+    )
+    params = load_params("evaluate", EvaluateParams)
+    device = PartialState().device
+    network = load_network(paths.network, IMAGE_NETWORKS).to(device)
+    inputs = load_config(paths.network)["inputs"]
+    train, val, test = (
+        PairDataset(paths.images / split, paths.varnet / split, inputs, need_target=False)
+        for split in ("train", "val", "test")
+    )
+    result = evaluate(
+        {"val": val, "test": test}, network, params, device,
+        keep=lambda split, case: write_reconstruction(
+            paths.reconstructions / split / f"{case.facts['name']}.h5", case.images["rcan"]
+        ),
+    )  # fmt: skip
+    optimism = mean_varnet_ssim(train) - result.metrics["val"]["varnet"]["ssim"]
+    metrics = result.metrics | {"cache": {"optimism": optimism}}
 
-    ensemble: Ensemble
-    batch_size: int = Field(ge=1)
-    foreground: float = Field(gt=0, description="target above which a pixel is in the head, for ssim_foreground")
+    for folder in (paths.metrics.parent, paths.tables, paths.plots):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_table(paths.tables / "slices.csv", result.by_slice)
+    write_table(paths.tables / "volumes.csv", result.by_volume)
+    draw(paths.plots, result, {"val": val, "test": test}, network, params, device, paths.curves)
+    paths.metrics.write_text(json.dumps(metrics, indent=1) + "\n")
+    with summary("evaluate") as says:
+        best = "test" if "rcan" in metrics.get("test", {}) else "val"
+        says |= {
+            f"{image} ({best} SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()
+        }
 
 
 if __name__ == "__main__":
-    run(lambda: None)
+    run(main)

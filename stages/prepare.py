@@ -3,10 +3,11 @@
 from functools import partial
 from pathlib import Path
 
-from frost.caching import PREPARE_SOURCES, PrepareParams, write_images
+from frost.classical import PrepareParams, write_images
 from frost.launch import run, summary
 from frost.params import load_params, stage_paths
-from frost.store import Compute, Store, Task, produce_all, source_digest, stage_lock, store_root
+from frost.sources import source_digest
+from frost.store import Compute, Store, Task, produce_all, stage_lock, store_root
 from frost.volumes import SPLITS, Volume, read_index
 
 
@@ -14,7 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     """Write `--images DIR`/{train,val,test}, one Zarr array a volume."""
     paths = stage_paths(argv, "index", "source", "images", about=__doc__)
     params = load_params("prepare", PrepareParams)
-    store, sources = Store(store_root()), source_digest(*PREPARE_SOURCES)
+    store, sources = Store(store_root()), source_digest("frost.classical")
 
     def task(volume: Volume) -> Task:
         facts = {"sources": sources, "volume": volume.facts(), "params": params.model_dump(mode="json")}

@@ -7,12 +7,13 @@ from pathlib import Path
 from accelerate.utils import set_seed
 
 from frost.augment import AugmentParams, augment
-from frost.checkpoint import build, save_network
+from frost.checkpoint import build, chosen, save_network
 from frost.image_networks import IMAGE_NETWORKS
 from frost.launch import run, summary
-from frost.pairs import TRAINING_SOURCES, PairDataset
+from frost.pairs import PairDataset
 from frost.params import NamedParams, Params, load_params, stage_paths
-from frost.store import Store, source_digest, stage_lock, store_root
+from frost.sources import source_digest
+from frost.store import Store, stage_lock, store_root
 from frost.training import FitParams, deliver, finished, fit, write_curves
 
 
@@ -30,24 +31,36 @@ def main(argv: list[str] | None = None) -> None:
     """Write `--network DIR`, weights and config, and `--curves TSV`, a row per epoch."""
     paths = stage_paths(argv, "images", "varnet", "network", "curves", about=__doc__)
     params = load_params("train_rcan", TrainRCANParams)
-    train, val = (PairDataset(paths.images / split, paths.varnet / split, params.inputs) for split in ("train", "val"))
+    where = "params.yaml: train_rcan.network"
+    train, val = (
+        PairDataset(paths.images / split, paths.varnet / split, params.inputs) for split in ("train", "val")
+    )
 
     def training(folder: Path, state: Path) -> None:
         set_seed(params.fit.seed)
-        network = build(IMAGE_NETWORKS, params.network, len(params.inputs), where="params.yaml: train_rcan.network")
+        network = build(IMAGE_NETWORKS, params.network, len(params.inputs), where=where)
         history = fit(
             network, train, val, params.fit, state,
             augment=partial(augment, params=params.augment, seed=params.fit.seed),
             on_epoch=lambda rows: write_curves(paths.curves, rows), progress="train_rcan",
         )  # fmt: skip
         sizes = (len(params.inputs),)
-        save_network(folder, params.network.name, network, sizes, inputs=params.inputs, made_by=train.made_by())
+        save_network(
+            folder, params.network.name, network, sizes, inputs=params.inputs, made_by=train.made_by()
+        )
         write_curves(folder / "curves.tsv", history)
 
     store = Store(store_root())
-    indexes = [cache / split / "zarr.json" for cache in (paths.images, paths.varnet) for split in ("train", "val")]
+    indexes = [
+        cache / split / "zarr.json" for cache in (paths.images, paths.varnet) for split in ("train", "val")
+    ]
     facts = {
-        "sources": source_digest(*TRAINING_SOURCES),
+        "sources": source_digest(
+            "frost.training",
+            "frost.augment",
+            "frost.pairs",
+            chosen(IMAGE_NETWORKS, params.network, where).__module__,
+        ),
         "params": params.model_dump(mode="json"),
         "caches": [hashlib.sha256(index.read_bytes()).hexdigest() for index in indexes],
     }

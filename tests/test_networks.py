@@ -27,7 +27,9 @@ def trained(params, n_inputs=2, seed=0):
 
 
 def images(n=3, channels=2, height=20, width=22, seed=1):
-    return torch.rand(n, channels, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(
+        n, channels, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def test_the_2022_entry_has_its_number_of_parameters():
@@ -51,7 +53,9 @@ def test_a_slice_gives_the_same_alone_and_in_a_batch(size):
         torch.testing.assert_close(network(inputs[i : i + 1])[0], batch[i], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("params", [SMALL, SMALL.model_copy(update={"residual": False, "block": "bottleneck"})])
+@pytest.mark.parametrize(
+    "params", [SMALL, SMALL.model_copy(update={"residual": False, "block": "bottleneck"})]
+)
 def test_the_answer_is_proportional_to_the_inputs(params):
     network, inputs = trained(params), images()
     torch.testing.assert_close(network(3e-4 * inputs), 3e-4 * network(inputs))
@@ -69,7 +73,8 @@ def test_an_empty_slice_gives_finite_numbers_and_gradients():
 @pytest.mark.parametrize("block", ["plain", "bottleneck"])
 def test_checkpoints_change_no_gradient_and_no_random_number(checkpointing, block):
     plain, saving = (
-        trained(SMALL.model_copy(update={"checkpointing": kind, "block": block})) for kind in ("none", checkpointing)
+        trained(SMALL.model_copy(update={"checkpointing": kind, "block": block}))
+        for kind in ("none", checkpointing)
     )
     drawn = []
     for network in (plain, saving):
@@ -78,4 +83,6 @@ def test_checkpoints_change_no_gradient_and_no_random_number(checkpointing, bloc
         drawn.append(torch.rand(()))
     assert drawn[0] == drawn[1]
     for (name, ours), theirs in zip(plain.named_parameters(), saving.parameters()):
-        torch.testing.assert_close(theirs.grad, ours.grad, rtol=1e-6, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            theirs.grad, ours.grad, rtol=1e-6, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
+        )

@@ -132,8 +132,8 @@ def test_nothing_unfinished_is_left(made):
 
 
 def test_no_subjects_make_empty_splits(tmp_path):
-    summary = simulate(tmp_path, params(subjects=0))
-    assert summary["volumes"] == {"train": 0, "val": 0, "test": 0}
+    volumes, _ = simulate(tmp_path, params(subjects=0))
+    assert volumes == {"train": 0, "val": 0, "test": 0}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(SPLITS)
 
 
@@ -232,8 +232,8 @@ def test_a_zero_padded_head_is_told(tmp_path):
     assert zero_padded_axes(image.get_fdata(dtype=np.float32)) == []
     assert zero_padded_axes(padded) == ["from right to left"]
     nibabel.save(nibabel.Nifti1Image(padded, image.affine), tmp_path / "S1_T1.nii")
-    summary = simulate(tmp_path / "out", params(subjects=1, val=0, test=0, heads=str(tmp_path)))
-    assert summary["warnings"] == [
+    _, warnings = simulate(tmp_path / "out", params(subjects=1, val=0, test=0, heads=str(tmp_path)))
+    assert warnings == [
         "S1_T1.nii: its own k-space is zero-padded from right to left; scores on it flatter every method"
     ]
 

@@ -16,7 +16,9 @@ PUBLIC = VarNetParams(
     cascades=12, channels=18, pools=4, unshuffle=1, sens_channels=8, sens_pools=4, sens_size=None, coils_at_once=None,
     checkpointing=False,
 )  # fmt: skip
-SMALL = PUBLIC.model_copy(update={"cascades": 2, "channels": 4, "pools": 2, "sens_channels": 2, "sens_pools": 2})
+SMALL = PUBLIC.model_copy(
+    update={"cascades": 2, "channels": 4, "pools": 2, "sens_channels": 2, "sens_pools": 2}
+)
 
 
 def scan(n_coils=3, height=21, width=30, n_acs=6, seed=0):

@@ -10,31 +10,41 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def conv_block(n_in: int, n_out: int) -> nn.Module:
+class ConvBlock(nn.Module):
     """Two 3x3 convolutions, each with instance normalisation and leaky ReLU; the convolutions stand at 0 and 4."""
-    block = nn.Module()
-    layers: list[nn.Module] = []
-    for n_from in (n_in, n_out):
-        # Identity stands where fastMRI has its dropout, which is 0 in all public weights: it keeps the numbering.
-        layers += [
-            nn.Conv2d(n_from, n_out, kernel_size=3, padding=1, bias=False),
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for n_from in (n_in, n_out):
+            # Identity stands where fastMRI has its dropout, which is 0 in all public weights: it keeps the numbering.
+            layers += [
+                nn.Conv2d(n_from, n_out, kernel_size=3, padding=1, bias=False),
+                nn.InstanceNorm2d(n_out),
+                nn.LeakyReLU(negative_slope=0.2, inplace=True),
+                nn.Identity(),
+            ]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, image: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch out y x"]:
+        """The same size, `n_out` channels."""
+        return self.layers(image)
+
+
+class TransposeConvBlock(nn.Module):
+    """Twice the size by a 2x2 transposed convolution, with instance normalisation and leaky ReLU."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ConvTranspose2d(n_in, n_out, kernel_size=2, stride=2, bias=False),
             nn.InstanceNorm2d(n_out),
             nn.LeakyReLU(negative_slope=0.2, inplace=True),
-            nn.Identity(),
-        ]
-    block.layers = nn.Sequential(*layers)
-    return block
+        )
 
-
-def transpose_block(n_in: int, n_out: int) -> nn.Module:
-    """Twice the size by a 2x2 transposed convolution, with instance normalisation and leaky ReLU."""
-    block = nn.Module()
-    block.layers = nn.Sequential(
-        nn.ConvTranspose2d(n_in, n_out, kernel_size=2, stride=2, bias=False),
-        nn.InstanceNorm2d(n_out),
-        nn.LeakyReLU(negative_slope=0.2, inplace=True),
-    )
-    return block
+    def forward(self, image: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch out h w"]:
+        """Twice the size, `n_out` channels."""
+        return self.layers(image)
 
 
 class Unet(nn.Module):
@@ -47,30 +57,29 @@ class Unet(nn.Module):
         super().__init__()
         widths = [channels * 2**level for level in range(pools + 1)]
         self.down_sample_layers = nn.ModuleList(
-            conv_block(n_from, n_to) for n_from, n_to in zip([n_in, *widths], widths[:-1])
+            ConvBlock(n_from, n_to) for n_from, n_to in zip([n_in, *widths], widths[:-1])
         )
-        self.conv = conv_block(widths[-2] if pools else n_in, widths[-1])
+        self.conv = ConvBlock(widths[-2] if pools else n_in, widths[-1])
         upward = list(zip(widths[::-1], widths[-2::-1]))
-        self.up_transpose_conv = nn.ModuleList(transpose_block(n_from, n_to) for n_from, n_to in upward)
-        self.up_conv = nn.ModuleList(conv_block(n_from, n_to) for n_from, n_to in upward)
+        self.up_transpose_conv = nn.ModuleList(TransposeConvBlock(n_from, n_to) for n_from, n_to in upward)
+        self.up_conv = nn.ModuleList(ConvBlock(n_from, n_to) for n_from, n_to in upward)
         self.up_conv[-1] = nn.Sequential(self.up_conv[-1], nn.Conv2d(channels, n_out, kernel_size=1))
 
     def forward(self, image: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch out y x"]:
         """One step down and one step up per pooling, joined at every size."""
         skipped = []
         for block in self.down_sample_layers:
-            image = block.layers(image)
+            image = block(image)
             skipped.append(image)
             image = functional.avg_pool2d(image, kernel_size=2)
-        image = self.conv.layers(image)
+        image = self.conv(image)
         for transpose, join in zip(self.up_transpose_conv, self.up_conv):
             fine = skipped.pop()
-            image = transpose.layers(image)
+            image = transpose(image)
             missing = (fine.shape[-1] - image.shape[-1], fine.shape[-2] - image.shape[-2])
             if any(missing):  # an odd size lost its last line in the pooling
                 image = functional.pad(image, (0, missing[0], 0, missing[1]), mode="reflect")
-            image = torch.cat([image, fine], dim=1)
-            image = join[1](join[0].layers(image)) if isinstance(join, nn.Sequential) else join.layers(image)
+            image = join(torch.cat([image, fine], dim=1))
         return image
 
 

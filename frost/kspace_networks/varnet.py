@@ -23,9 +23,15 @@ class VarNetParams(Params):
     unshuffle: int = Field(ge=1, le=4, description="the U-Nets see n x n pixels as channels; public: 1")
     sens_channels: int = Field(ge=1, description="features of the sensitivity network; public: 8")
     sens_pools: int = Field(ge=1, le=6, description="poolings of the sensitivity network; public: 4")
-    sens_size: int | None = Field(ge=8, description="side of the central k-space it sees; null: all, as public")
-    coils_at_once: int | None = Field(ge=1, description="coils per pass of the sensitivity network; null: all")
-    checkpointing: bool = Field(description="recompute each cascade in the backward pass: less memory, more time")
+    sens_size: int | None = Field(
+        ge=8, description="side of the central k-space it sees; null: all, as public"
+    )
+    coils_at_once: int | None = Field(
+        ge=1, description="coils per pass of the sensitivity network; null: all"
+    )
+    checkpointing: bool = Field(
+        description="recompute each cascade in the backward pass: less memory, more time"
+    )
 
 
 class VarNet(nn.Module):

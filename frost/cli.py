@@ -1,0 +1,187 @@
+"""The command `frost`: new scans, scores, comparisons and the store, beside the pipeline that `dvc` runs."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from frost.errors import InputError
+
+app = typer.Typer(
+    help="Accelerated MRI reconstruction in two stages. The pipeline itself runs by `dvc repro`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _frost() -> None:
+    """Typer needs a callback for a single command to keep its name."""
+
+
+@app.command()
+def reconstruct(
+    input: Annotated[
+        Path, typer.Option(help="an h5 file in fastMRI's layout, or a folder of them, or an SNU tree")
+    ],
+    output: Annotated[Path, typer.Option(help="folder for one h5 a volume, dataset `reconstruction`")],
+    models: Annotated[
+        Path, typer.Option(help="folder with varnet/ and rcan/, as `dvc repro` makes it")
+    ] = Path("models"),
+    acceleration: Annotated[
+        float | None,
+        typer.Option(help="mask fully sampled files at this R; default: what RCAN was trained for", min=1),
+    ] = None,
+    center_fraction: Annotated[
+        float | None,
+        typer.Option(help="share of centre lines in that mask; default: as trained", min=0, max=1),
+    ] = None,
+    ensemble: Annotated[
+        Literal["none", "flip", "seed", "dihedral"],
+        typer.Option(help="average RCAN over changes of its input"),
+    ] = "none",
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")
+    ] = None,
+    time: Annotated[
+        bool, typer.Option(help="tell milliseconds per slice: batch 1, warm, reading included")
+    ] = False,
+) -> None:
+    """Reconstruct new scans: k-space to VarNet and GRAPPA, and their images to RCAN.
+
+    Fully sampled files are masked first and scored against their own target; files that hold a `mask` are taken as they are.
+    Volumes that are in OUTPUT already are kept, so that an interrupted run goes on. A damaged file is reported at the end,
+    after all others are done.
+
+    Example: frost reconstruct --input /data/multicoil_test --output reconstructions
+    """
+    import torch
+    from accelerate import PartialState
+
+    from frost.reconstruction import load_models, reconstruct_folder, scores_table
+
+    where = torch.device(device) if device else PartialState().device
+    done = reconstruct_folder(
+        load_models(models, where), input, output, acceleration, center_fraction, ensemble, time
+    )
+    Console().print(scores_table(done))
+    if done.failed:
+        raise InputError(
+            f"{len(done.failed)} of the volumes could not be reconstructed: " + "; ".join(done.failed)
+        )
+
+
+@app.command()
+def score(
+    preset: Annotated[str, typer.Option(help="fastmri, snu2021, ... snu2026")],
+    target: Annotated[Path, typer.Option(help="folder of files with the target images")],
+    reconstruction: Annotated[
+        Path, typer.Option(help="folder of files with `reconstruction`, the same names")
+    ],
+    json_: Annotated[bool, typer.Option("--json", help="the whole answer as JSON")] = False,
+) -> None:
+    """Score two trees of files by an official definition, without a pipeline.
+
+    Example: frost score --preset snu2023 --target Data/leaderboard --reconstruction result/net/reconstructions_leaderboard
+    """
+    import json
+
+    from frost.scores import score_folders
+
+    _, summary = score_folders(preset, target, reconstruction)
+    if json_:
+        sys.stdout.write(json.dumps(summary, indent=1) + "\n")
+        return
+    table = Table("group", "volumes", "slices", *_metrics(summary), title=preset)
+    for group, scores in [*summary["by_group"].items(), ("final", summary["final"])]:
+        counts = [str(scores.get(n, "")) for n in ("n_volumes", "n_slices")]
+        cells = [f"{scores[m]:.6f}" if m in scores else "" for m in _metrics(summary)]
+        table.add_row(group or "all", *counts, *cells)
+    Console().print(table)
+    for what, why in summary["left_out"].items():
+        Console().print(f"{what} left out: {why}")
+
+
+def _metrics(summary: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    names = [name for scores in summary["by_group"].values() for name in scores if not name.startswith("n_")]
+    return list(dict.fromkeys(names))
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(help="experiments, branches, tags, commits, `workspace`, or csv files")
+    ],
+    metric: Annotated[str, typer.Option(help="column of the table by slice")] = "ssim",
+    image: Annotated[str, typer.Option(help="which image is compared")] = "rcan",
+    split: Annotated[str, typer.Option(help="val or test")] = "test",
+    md: Annotated[bool, typer.Option(help="as Markdown")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """Is one run really better than another? Paired by slice, with intervals over patients.
+
+    Example: frost compare main workspace
+    """
+    import json
+
+    from frost.compare import as_markdown, as_renderable, compare_runs, read_run
+
+    result = compare_runs([read_run(run) for run in runs], metric=metric, image=image, split=split)
+    if md or json_:
+        sys.stdout.write(as_markdown(result) if md else json.dumps(result, indent=1) + "\n")
+    else:
+        Console().print(as_renderable(result))
+
+
+store_app = typer.Typer(help="What the store holds, and how to clean it.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+
+@store_app.command("ls")
+def store_ls() -> None:
+    """List the entries: stage, key, size and last use."""
+    from datetime import UTC, datetime
+
+    from frost.store import Store, store_root
+
+    table = Table("stage", "key", "MB", "last used")
+    for record in Store(store_root()).ls():
+        used = datetime.fromtimestamp(record.used, UTC).strftime("%Y-%m-%d %H:%M")
+        table.add_row(record.stage, record.key[:16], f"{record.n_bytes / 1e6:.1f}", used)
+    Console().print(table)
+
+
+@store_app.command("du")
+def store_du() -> None:
+    """How much each stage keeps."""
+    from frost.store import Store, store_root
+
+    table = Table("stage", "MB")
+    for stage, n_bytes in Store(store_root()).du().items():
+        table.add_row(stage, f"{n_bytes / 1e6:.1f}")
+    Console().print(table)
+
+
+@store_app.command("gc")
+def store_gc(
+    older_than: Annotated[str, typer.Option(help="days since the last use, as in 30d")],
+) -> None:
+    """Remove entries that were not used for long, and none that is being worked on."""
+    from frost.store import Store, store_root
+
+    if not older_than.endswith("d") or not older_than[:-1].isdigit():
+        raise InputError(f"--older-than: a number of days such as 30d is needed, not {older_than!r}")
+    removed = Store(store_root()).gc(86400 * int(older_than[:-1]))
+    Console().print(f"removed {len(removed)} entries, {sum(r.n_bytes for r in removed) / 1e6:.1f} MB")
+
+
+def main() -> None:
+    """Entry point: an InputError is one line and exit status 1."""
+    try:
+        app()
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,156 @@
+"""The live path: k-space to VarNet and GRAPPA, and their images to RCAN, for scans that no cache knows.
+
+The same functions fill the caches, so that a live image is the cached one (a test holds them together).
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.table import Table
+from torch import nn
+from tqdm import tqdm
+
+from frost.checkpoint import load_config, load_network, network_digest
+from frost.classical import PrepareParams, classical_images
+from frost.ensemble import Ensemble, self_ensemble
+from frost.errors import InputError
+from frost.export import write_reconstruction
+from frost.frozen import network_images
+from frost.image_networks import IMAGE_NETWORKS
+from frost.indexing import MaskParams, volumes_of
+from frost.kspace_networks import KSPACE_NETWORKS
+from frost.pairs import input_channels
+from frost.params import checked
+from frost.scores import fastmri_scores
+from frost.volumes import VolumeReader
+
+
+@dataclass(frozen=True)
+class Models:
+    """Both frozen networks and all that the second one's inputs depend on; no params.yaml is needed."""
+
+    varnet: nn.Module
+    rcan: nn.Module
+    inputs: tuple[str, ...]
+    prepare: PrepareParams
+    masks: list[dict[str, Any]]
+    """Kind, acceleration and centre fraction of the masks that RCAN was trained on."""
+    device: torch.device
+
+
+def load_models(folder: Path, device: torch.device) -> Models:
+    """The networks in `folder`/varnet and `folder`/rcan. Raises InputError where they were not made for each other."""
+    config = load_config(folder / "rcan")
+    made_by, where = config["made_by"], str(folder / "rcan" / "config.json")
+    digest = network_digest(folder / "varnet")
+    if digest not in made_by["networks"]:
+        raise InputError(
+            f"{where}: was trained on images of another network than {folder / 'varnet'}; run `dvc repro`"
+        )
+    return Models(
+        varnet=load_network(folder / "varnet", KSPACE_NETWORKS).to(device),
+        rcan=load_network(folder / "rcan", IMAGE_NETWORKS).to(device),
+        inputs=tuple(config["inputs"]),
+        prepare=checked(PrepareParams, made_by["prepare"], where),
+        masks=made_by["masks"],
+        device=device,
+    )
+
+
+@torch.no_grad()
+def reconstruct_volume(
+    models: Models, reader: VolumeReader, ensemble: Ensemble
+) -> dict[str, Float[np.ndarray, "slice y x"]]:
+    """Every image of a volume: zero_filled, grappa, varnet, rcan, and target where the file has or allows one."""
+    channels = ["zero_filled", "grappa", *(["target"] if reader.volume.target != "none" else [])]
+    classical = np.stack(list(classical_images(reader, models.prepare)), axis=1)
+    images = dict(zip(channels, classical))
+    images["varnet"] = np.concatenate(list(network_images(reader, models.varnet, models.device)))
+    rcan = []
+    for i in range(reader.volume.n_slices):
+        inputs = torch.from_numpy(input_channels(models.inputs, images, i))[None].to(models.device)
+        rcan.append(self_ensemble(models.rcan, inputs, ensemble)[0].cpu().numpy())
+    images["rcan"] = np.stack(rcan)
+    return images
+
+
+@dataclass
+class Done:
+    """What became of a folder of scans: a row of scores and times a volume, and what could not be done."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+
+def reconstruct_folder(
+    models: Models,
+    source: Path,
+    output: Path,
+    acceleration: float | None,
+    center_fraction: float | None,
+    ensemble: Ensemble,
+    timed: bool = False,
+) -> Done:
+    """Write `output`/<name>.h5 for every volume of a file or folder; those that are there already are left alone.
+
+    A volume that cannot be read is told in `failed`, and the others are still done.
+    """
+    masks = new_masks(models, acceleration, center_fraction)
+    root, volumes = volumes_of(source, masks)
+    output.mkdir(parents=True, exist_ok=True)
+    done = Done()
+    for volume in (bar := tqdm(volumes, desc="reconstruct", unit="volume", disable=None)):
+        file = output / f"{volume.name}.h5"
+        bar.set_postfix_str(volume.name)
+        if file.exists():
+            continue
+        try:
+            with VolumeReader(root, volume) as reader:
+                if timed and not done.rows:  # the first run of a network pays for what later ones find ready
+                    reconstruct_volume(models, reader, ensemble)
+                started = time.perf_counter()
+                images = reconstruct_volume(models, reader, ensemble)
+                seconds = time.perf_counter() - started
+        except InputError as error:
+            done.failed.append(str(error))
+            continue
+        write_reconstruction(file, images["rcan"])
+        row = {"volume": volume.name, "ms": 1e3 * seconds / volume.n_slices if timed else None}
+        target = images.pop("target", None)
+        if target is not None:
+            row |= {image: fastmri_scores(target, stack)["ssim"] for image, stack in images.items()}
+        done.rows.append(row)
+    return done
+
+
+def new_masks(models: Models, acceleration: float | None, center_fraction: float | None) -> MaskParams:
+    """The mask for fully sampled scans: of the kind that RCAN was trained on, and its numbers where none are given."""
+    trained = models.masks[0]
+    return checked(
+        MaskParams,
+        {
+            "kind": "equispaced" if trained["kind"] == "file" else trained["kind"],
+            "accelerations": [acceleration or trained["acceleration"] or 4],
+            "center_fractions": [center_fraction or trained["center_fraction"] or 0.08],
+            "pick": "one",
+            "masks_per_volume": 1,
+            "seed": 0,
+        },
+        "--acceleration, --center-fraction",
+    )
+
+
+def scores_table(done: Done) -> Table:
+    """SSIM of every image of every volume that could be scored, and the times that were asked for."""
+    images = ("zero_filled", "grappa", "varnet", "rcan")
+    with_time = any(row["ms"] is not None for row in done.rows)
+    table = Table("volume", *images, *(["ms/slice"] if with_time else []), title="SSIM")
+    for row in done.rows:
+        scores = [f"{row[image]:.4f}" if image in row else "" for image in images]
+        table.add_row(row["volume"], *scores, *([f"{row['ms']:.0f}"] if with_time else []))
+    return table

@@ -1,0 +1,60 @@
+"""The pipeline as declared is the pipeline as written: names agree, and every file that a stage imports is a dependency."""
+
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from frost.sources import imported, source
+
+ROOT = Path(__file__).parents[1]
+STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+SECTIONS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+NETWORKS = {"train_varnet": "frost/kspace_networks", "cache_varnet": "frost/kspace_networks"}
+
+
+def test_stages_scripts_and_sections_have_the_same_names():
+    scripts = {path.stem for path in (ROOT / "stages").glob("[!_]*.py")}
+    assert set(STAGES) == scripts == set(SECTIONS)
+    assert all(stage["params"] == [name] for name, stage in STAGES.items())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_command_runs_the_script_of_the_same_name_and_holds_no_param(stage):
+    assert re.match(rf"python -m stages\.{stage}( --[a-z-]+ [\w./]+)+$", STAGES[stage]["cmd"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_stage_imports_is_what_it_depends_on(stage):
+    files = {str(source(module).relative_to(ROOT)) for module in imported(f"stages.{stage}")} - {
+        "frost/__init__.py"
+    }
+    declared = set(STAGES[stage]["deps"])
+    code = {dep for dep in declared if dep.startswith(("frost/", "stages/"))}
+    folders = {dep for dep in code if not dep.endswith(".py")}
+    assert code - folders == {file for file in files if not any(file.startswith(f"{f}/") for f in folders)}
+    assert all(any(file.startswith(f"{folder}/") for file in files) for folder in folders)
+
+
+def test_a_change_in_stage_2_leaves_stage_1_alone():
+    for stage in ("simulate", "index", "prepare", "train_varnet", "cache_varnet"):
+        assert not any("image_networks" in dep for dep in STAGES[stage]["deps"])
+    assert not any(
+        word in dep for dep in STAGES["train_rcan"]["deps"] for word in ("kspace", "volumes.py", "data/index")
+    )
+
+
+def test_every_path_of_a_command_is_declared():
+    for name, stage in STAGES.items():
+        outs = [
+            next(iter(out)) if isinstance(out, dict) else out
+            for key in ("outs", "plots", "metrics")
+            for out in stage.get(key, [])
+        ]
+        known = [*stage["deps"], *outs, "data/source"]
+        for path in re.findall(r"--[a-z-]+ (\S+)", stage["cmd"]):
+            assert any(
+                other == path or other.startswith(f"{path}/") or path.startswith(f"{other}/")
+                for other in known
+            ), (name, path)

@@ -75,9 +75,7 @@ def test_better_than_zero_filled(kind, acceleration, ours, zero_filled):
     truth = phantom(noise=0.003)
     mask, acs = sample(kind, acceleration)
     filled = grappa(truth * mask, mask, acs, PARAMS)
-    print(
-        kind, ssim(filled, truth), ssim(truth * mask, truth), error(filled, truth), error(truth * mask, truth)
-    )
+    print(kind, ssim(filled, truth), ssim(truth * mask, truth), error(filled, truth), error(truth * mask, truth))
     assert ssim(filled, truth) > ours > zero_filled > ssim(truth * mask, truth)
     assert error(filled, truth) < error(truth * mask, truth)
 

@@ -55,9 +55,7 @@ class SimulateParams(Params):
     heads: str | None  # a folder of NIfTI heads, <subject>_<contrast>.nii.gz; none: the template
     val: Annotated[int, Ge(0)]  # subjects
     test: Annotated[int, Ge(0)]
-    rotation: Annotated[
-        int, Ge(0)
-    ]  # moves the splits on by `test` subjects: subjects / test rotations test each once
+    rotation: Annotated[int, Ge(0)]  # moves the splits on by `test` subjects: subjects / test rotations test each once
     slices: Annotated[int, Ge(1), Le(512)]
     coils: Annotated[int, Ge(1), Le(128)]
     size: Annotated[int, Ge(16), Le(1024)]  # of the square matrix
@@ -70,9 +68,7 @@ class SimulateParams(Params):
     @model_validator(mode="after")
     def _some_to_train(self) -> "SimulateParams":
         if self.subjects and self.val + self.test >= self.subjects:
-            raise ValueError(
-                f"val + test = {self.val + self.test} of {self.subjects} subjects leave none to train on"
-            )
+            raise ValueError(f"val + test = {self.val + self.test} of {self.subjects} subjects leave none to train on")
         return self
 
 
@@ -156,9 +152,7 @@ def plan(params: SimulateParams) -> list[Task]:
     heads = list_heads(Path(params.heads))
     subjects = list(dict.fromkeys(head.subject for head in heads))
     if len(subjects) < params.subjects:
-        raise InputError(
-            f"simulate.subjects: {params.subjects} wanted, but {params.heads} has only {len(subjects)}"
-        )
+        raise InputError(f"simulate.subjects: {params.subjects} wanted, but {params.heads} has only {len(subjects)}")
     split_of = dict(zip(subjects, split_subjects(params)))
     return [_head_task(head, split_of[head.subject]) for head in heads if head.subject in split_of]
 
@@ -245,9 +239,7 @@ def draw_loops(rng: np.random.Generator, n_coils: int) -> NDArray[np.float64]:
     More than eight stand in two rows. Places, sizes and tilts vary by a few millimetres and degrees.
     """
     n_corners, n_rows = 16, 1 + (n_coils > 8)
-    angles = 2 * np.pi * (np.arange(n_coils) + rng.uniform(-0.5, 0.5)) / n_coils + rng.normal(
-        0, 0.04, n_coils
-    )
+    angles = 2 * np.pi * (np.arange(n_coils) + rng.uniform(-0.5, 0.5)) / n_coils + rng.normal(0, 0.04, n_coils)
     outward = np.stack([np.sin(angles), np.cos(angles), np.zeros(n_coils)], axis=1)
     centres = outward * (115, 135, 0) + rng.normal(0, 4, (n_coils, 3))
     centres[:, 2] += 20 + 70 * (np.arange(n_coils) % n_rows - (n_rows - 1) / 2)
@@ -258,9 +250,7 @@ def draw_loops(rng: np.random.Generator, n_coils: int) -> NDArray[np.float64]:
     return np.asarray(centres[:, None] + radii[:, None, None] * around)
 
 
-def sensitivities(
-    loops: NDArray[np.float64], fov: float, size: int, height: float
-) -> Complex[Tensor, "coil y x"]:
+def sensitivities(loops: NDArray[np.float64], fov: float, size: int, height: float) -> Complex[Tensor, "coil y x"]:
     """What the loops receive in a plane: B_x - i B_y of a unit current in each (Biot-Savart; Hoult 2000,
     doi:10.1002/1099-0534(2000)12:4<173::AID-CMR1>3.0.CO;2-Q), delayed by the wave's travel through the head.
 
@@ -338,7 +328,8 @@ def write_volume(file: Path, scan: Scan, params: SimulateParams, task: Task) -> 
             ):
                 h5.create_dataset(name, data=values, track_times=False)
             h5.attrs["max"] = float(target.max())
-            h5.attrs["norm"] = float(np.linalg.norm(target.astype(np.float64)))
+            # Not linalg.norm: BLAS sums in an order that depends on its number of threads.
+            h5.attrs["norm"] = float(np.sqrt(np.square(target, dtype=np.float64).sum()))
             h5.attrs["acquisition"] = task.acquisition
             h5.attrs["patient_id"] = task.patient
         unfinished.replace(file)

@@ -57,27 +57,26 @@ def error(kspace: torch.Tensor, truth: torch.Tensor) -> float:
 def test_nearly_exact_at_two_without_noise():
     truth = phantom()
     mask, acs = sample("equispaced", 2, 20)
-    params = PARAMS.model_copy(update={"kernel_lines": 4, "regularisation": 0.0})
-    assert error(grappa(truth * mask, mask, acs, params), truth) < 0.01 < 0.1 < error(truth * mask, truth)
+    params = PARAMS.model_copy(update={"regularisation": 0.0})
+    assert error(grappa(truth * mask, mask, acs, params), truth) < 0.001 < 0.05 < error(truth * mask, truth)
 
 
 @pytest.mark.parametrize(
     ("kind", "acceleration", "ours", "zero_filled"),
     [
-        ("equispaced", 4, 0.93, 0.70),
-        ("equispaced", 5, 0.80, 0.70),
-        ("equispaced_fraction", 3, 0.93, 0.75),
-        ("magic", 4, 0.93, 0.70),
-        ("random", 3, 0.85, 0.80),
+        ("equispaced", 4, 0.87, 0.72),
+        ("equispaced", 5, 0.82, 0.78),
+        ("equispaced_fraction", 3, 0.85, 0.75),
+        ("magic", 4, 0.90, 0.77),
+        ("random", 3, 0.82, 0.70),
     ],
 )
 def test_better_than_zero_filled(kind, acceleration, ours, zero_filled):
     truth = phantom(noise=0.003)
     mask, acs = sample(kind, acceleration)
     filled = grappa(truth * mask, mask, acs, PARAMS)
-    print(kind, ssim(filled, truth), ssim(truth * mask, truth), error(filled, truth), error(truth * mask, truth))
     assert ssim(filled, truth) > ours > zero_filled > ssim(truth * mask, truth)
-    assert error(filled, truth) < error(truth * mask, truth)
+    assert error(filled, truth) < 0.65 * error(truth * mask, truth)
 
 
 @pytest.mark.parametrize("noise", [0.003, 0.03])
@@ -123,7 +122,7 @@ def test_one_calibration_for_the_volume():
     filled = grappa(truth * mask, mask, acs, together)
     assert not torch.equal(filled, grappa(truth * mask, mask, acs, PARAMS))
     for one, zero_filled, full in zip(filled, truth * mask, truth):
-        assert ssim(one, full) > 0.9 > ssim(zero_filled, full)
+        assert ssim(one, full) > 0.85 > 0.75 > ssim(zero_filled, full)
     twice = torch.stack([truth[0], truth[0]]) * mask
     alone = grappa(truth[0] * mask, mask, acs, PARAMS)
     torch.testing.assert_close(grappa(twice, mask, acs, together)[1], alone, rtol=1e-3, atol=1e-9)
@@ -183,5 +182,5 @@ def test_wrong_masks_are_one_line():
         grappa(kspace, mask, slice(acs.start, acs.stop + 3), PARAMS)
     with pytest.raises(InputError, match="at least 2 centre lines"):
         grappa(kspace, mask, slice(acs.start, acs.start + 1), PARAMS)
-    with pytest.raises(InputError, match="must not exceed the 3 rows"):
+    with pytest.raises(InputError, match="must not exceed the 3 rows of k-space"):
         grappa(kspace[:, :3], mask, acs, PARAMS)

@@ -122,7 +122,7 @@ def test_one_calibration_for_the_volume():
     filled = grappa(truth * mask, mask, acs, together)
     assert not torch.equal(filled, grappa(truth * mask, mask, acs, PARAMS))
     for one, zero_filled, full in zip(filled, truth * mask, truth):
-        assert ssim(one, full) > 0.85 > 0.75 > ssim(zero_filled, full)
+        assert ssim(one, full) > 0.85 > 0.8 > ssim(zero_filled, full)
     twice = torch.stack([truth[0], truth[0]]) * mask
     alone = grappa(truth[0] * mask, mask, acs, PARAMS)
     torch.testing.assert_close(grappa(twice, mask, acs, together)[1], alone, rtol=1e-3, atol=1e-9)

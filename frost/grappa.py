@@ -68,16 +68,17 @@ def grappa(
     """
     _check(kspace, mask, acs, params)
     missing, lines = source_lines(mask, acs.stop - acs.start, params.kernel_lines)
-    filled = torch.where(mask, kspace, 0).reshape(-1, *kspace.shape[-3:])
-    if len(missing) == 0:
-        return filled.reshape(kspace.shape)
-    products = [centre_products(one[..., acs], params.kernel_points) for one in filled]
-    if params.calibration == "volume":
-        products = [torch.stack(products).sum(0)] * len(products)
-    for one, product in zip(filled, products):
-        if one.any():
-            one[..., missing] = _fill(one, mask, missing, lines, NormalEquations(product, lines), params)
-    return filled.reshape(kspace.shape)
+    # Inside, the axes are x, y, coil: whole columns are picked and put, and sources are summed over coils.
+    slices = torch.where(mask, kspace, 0).reshape(-1, *kspace.shape[-3:]).permute(0, 3, 2, 1).contiguous()
+    if len(missing) > 0:
+        products = [centre_products(columns[acs], params.kernel_points) for columns in slices]
+        if params.calibration == "volume":
+            products = [torch.stack(products).sum(0)] * len(products)
+        for columns, product in zip(slices, products):
+            if product.any():
+                equations = NormalEquations(product, lines)
+                columns[missing] = _filled(columns, mask, missing, lines, equations, params)
+    return slices.permute(0, 3, 2, 1).reshape(kspace.shape)
 
 
 def source_lines(
@@ -110,15 +111,15 @@ def source_lines(
 
 
 def centre_products(
-    centre: Complex[Tensor, "coil y column"], kernel_points: int
+    centre: Complex[Tensor, "column y coil"], kernel_points: int
 ) -> Complex[Tensor, "column column lag coil coil"]:
-    """Correlations L[i, j, l, a, b] = sum over y of conj(k[a, y, i]) k[b, y + l, j], |l| < kernel_points.
+    """Correlations L[i, j, l, a, b] = sum over y of conj(k[i, y, a]) k[j, y + l, b], |l| < kernel_points.
 
     All that any normal equations consist of, so this one computation serves every set of lines. In double
     precision, so that the square of a weak signal survives.
     """
-    n_coils, height, n_columns = centre.shape
-    flat = centre.permute(1, 2, 0).reshape(height, n_columns * n_coils).to(torch.complex128)
+    n_columns, height, n_coils = centre.shape
+    flat = centre.transpose(0, 1).reshape(height, n_columns * n_coils).to(torch.complex128)
     forward = [flat[: height - lag].mH @ flat[lag:] for lag in range(kernel_points)]
     lags = torch.stack([product.mH for product in forward[:0:-1]] + forward)
     return lags.view(-1, n_columns, n_coils, n_columns, n_coils).permute(1, 3, 0, 2, 4)
@@ -175,46 +176,47 @@ class NormalEquations:
         return normal * (used[:, :, None] & used[:, None, :]), right * used[:, :, None], energy, used
 
 
-def _fill(
-    kspace: Complex[Tensor, "coil y x"],
+def _filled(
+    columns: Complex[Tensor, "x y coil"],
     mask: Bool[Tensor, " x"],
     missing: Int[Tensor, " missing"],
     lines: Int[Tensor, "missing line"],
     equations: NormalEquations,
     params: GrappaParams,
-) -> Complex[Tensor, "coil y missing"]:
+) -> Complex[Tensor, "missing y coil"]:
     """The missing columns of one slice, band by band of its rows.
 
     Weights change smoothly with the ridge: solved for at whole powers of ten, interpolated between.
     """
-    height = kspace.shape[-2]
+    height = columns.shape[1]
     band_rows = -(-height // N_BANDS)
-    level = _ridge_level(kspace, mask, missing, lines, band_rows, equations, params)
+    level = _ridge_level(columns, mask, missing, lines, band_rows, equations, params)
     below = level.floor()
-    share = (level - below).to(kspace.dtype)[..., None, None]
+    share = (level - below).to(columns.dtype)[..., None, None]
     pairs = torch.stack([below, below + 1]).long()  # the levels that each ridge lies between
     systems = torch.stack([equations.index[:, None].expand_as(pairs), pairs], -1).flatten(0, 2)
     first, which = _distinct(systems)
     geometry, exponent = systems[first].T
-    weights = equations.solve(geometry, 10.0 ** exponent.double())[0].to(kspace.dtype)
+    weights = equations.solve(geometry, 10.0 ** exponent.double())[0].to(columns.dtype)
     low, high = which.view(pairs.shape)
 
     n_points = params.kernel_points
-    rows = pad(kspace, (0, 0, n_points // 2, n_points // 2)).permute(2, 1, 0).contiguous()  # x y coil
-    sources = rows[missing[:, None] + lines].transpose(1, 2).flatten(2)  # missing y source
-    bands = []
+    near = missing[:, None] + lines
+    sources = torch.cat([columns[column] for column in near.T], 2)  # missing y (line coil)
+    sources = pad(sources, (0, 0, n_points // 2, n_points // 2))
+    filled = columns.new_empty((len(missing), *columns.shape[1:]))
     for band, start in enumerate(range(0, height, band_rows)):
         stop = min(start + band_rows, height)
         blend = torch.lerp(weights[low[:, band]], weights[high[:, band]], share[:, band]).chunk(n_points, 1)
-        filled = torch.bmm(sources[:, start:stop], blend[0])
+        total = torch.bmm(sources[:, start:stop], blend[0])
         for p in range(1, n_points):
-            filled.baddbmm_(sources[:, start + p : stop + p], blend[p])
-        bands.append(filled)
-    return torch.cat(bands, 1).permute(2, 1, 0)
+            total.baddbmm_(sources[:, start + p : stop + p], blend[p])
+        filled[:, start:stop] = total
+    return filled
 
 
 def _ridge_level(
-    kspace: Complex[Tensor, "coil y x"],
+    columns: Complex[Tensor, "x y coil"],
     mask: Bool[Tensor, " x"],
     missing: Int[Tensor, " missing"],
     lines: Int[Tensor, "missing line"],
@@ -223,16 +225,17 @@ def _ridge_level(
     params: GrappaParams,
 ) -> Float[Tensor, "missing band"]:
     """log10 of the relative ridge, as at the top of this file, by missing column and band of rows."""
-    columns = kspace[..., mask].abs().double().square().sum(0)  # y measured
-    columns = torch.stack([band.mean(0) for band in torch.split(columns, band_rows)])
-    noise = columns[columns > 0].quantile(FAINTEST)
-    power = columns.new_zeros((len(columns), len(mask)))  # band x
-    power[:, mask] = columns
-    local = (power[:, missing[:, None] + lines] * (lines != 0)).sum(2) / (lines != 0).sum(1)
+    measured = columns[mask].abs().double().square().sum(2)  # measured y
+    measured = torch.stack([band.mean(1) for band in torch.split(measured, band_rows, 1)], 1)
+    noise = measured[measured > 0].quantile(FAINTEST)
+    power = measured.new_zeros((len(mask), measured.shape[1]))  # x band
+    power[mask] = measured
+    there = lines != 0
+    local = (power[missing[:, None] + lines] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
     geometry = torch.arange(len(equations.lines), device=lines.device)
     misfit = equations.solve(geometry, torch.full(geometry.shape, 1e-4).double())[1][equations.index]
-    ridge = params.regularisation * noise / local + MISFIT * misfit**2
-    return ridge.T.log10().clamp(LOWEST, HIGHEST)
+    ridge = params.regularisation * noise / local + MISFIT * misfit[:, None] ** 2
+    return ridge.log10().clamp(LOWEST, HIGHEST)
 
 
 def _distinct(rows: Int[Tensor, "row word"]) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " row"]]:
@@ -255,6 +258,4 @@ def _check(kspace: Tensor, mask: Tensor, acs: slice, params: GrappaParams) -> No
     if acs.stop - acs.start < 2:
         raise InputError("mask: GRAPPA needs at least 2 centre lines, there is 1")
     if params.kernel_points > height:
-        raise InputError(
-            f"grappa.kernel_points: {params.kernel_points} must not exceed the {height} rows of k-space"
-        )
+        raise InputError(f"grappa.kernel_points: {params.kernel_points} must not exceed the {height} rows of k-space")

@@ -13,8 +13,9 @@ from frost.errors import InputError
 from frost.fourier import ifft2c
 from frost.grappa import GrappaParams, grappa
 from frost.params import Params
+from frost.reader import VolumeReader
 from frost.shards import write_volume
-from frost.volumes import Volume, VolumeReader
+from frost.volumes import Volume
 
 
 class PrepareParams(Params):
@@ -36,9 +37,7 @@ def write_images(folder: Path, source: Path, volume: Volume, params: PreparePara
         })  # fmt: skip
 
 
-def classical_images(
-    reader: VolumeReader, params: PrepareParams
-) -> Iterator[Float[np.ndarray, "channel y x"]]:
+def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Float[np.ndarray, "channel y x"]]:
     """The channels of `write_images`, a slice at a time, in the file's scale and cropped to the reconstruction size."""
     mask, acs = reader.mask(), reader.acs()
     for i in range(reader.volume.n_slices):

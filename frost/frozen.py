@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from frost.sampling import centre_lines
+from frost.reader import VolumeReader
 from frost.shards import write_volume
-from frost.volumes import Volume, VolumeReader
+from frost.volumes import Volume
 
 
 def write_network_images(
@@ -28,8 +28,7 @@ def network_images(
     reader: VolumeReader, network: nn.Module, device: torch.device
 ) -> Iterator[Float[np.ndarray, "1 y x"]]:
     """The frozen network once over every slice, batch 1: what it says of a slice depends on no other."""
-    mask = reader.mask()
-    acs = centre_lines(mask, reader.acs())
+    mask, acs = reader.mask(), reader.centre_lines()
     for i in range(reader.volume.n_slices):
         inputs = [part[None].to(device) for part in (reader.kspace(i) * mask, mask, acs)]
         yield reader.crop(network(*inputs)).float().cpu().numpy()

@@ -26,8 +26,8 @@ from frost.indexing import MaskParams, volumes_of
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pairs import input_channels
 from frost.params import checked
+from frost.reader import VolumeReader
 from frost.scores import fastmri_scores
-from frost.volumes import VolumeReader
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ def load_models(folder: Path, device: torch.device) -> Models:
     made_by, where = config["made_by"], str(folder / "rcan" / "config.json")
     digest = network_digest(folder / "varnet")
     if digest not in made_by["networks"]:
-        raise InputError(
-            f"{where}: was trained on images of another network than {folder / 'varnet'}; run `dvc repro`"
-        )
+        raise InputError(f"{where}: was trained on images of another network than {folder / 'varnet'}; run `dvc repro`")
     return Models(
         varnet=load_network(folder / "varnet", KSPACE_NETWORKS).to(device),
         rcan=load_network(folder / "rcan", IMAGE_NETWORKS).to(device),

@@ -10,10 +10,8 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from frost.errors import InputError
 from frost.params import Params
@@ -48,7 +46,7 @@ class MaskRecord(Params):
         return self
 
 
-def draw_mask(record: MaskRecord, width: int) -> Bool[Tensor, " x"]:
+def draw_mask(record: MaskRecord, width: int) -> Bool[np.ndarray, " x"]:
     """The columns that `record` measures of `width`.
 
     Raises InputError for a mask that is in the file, for padding beyond the width, and where the centre lines
@@ -65,7 +63,7 @@ def draw_mask(record: MaskRecord, width: int) -> Bool[Tensor, " x"]:
     columns[acs_columns(width, n_low)] = True
     columns[: record.padding[0]] = False
     columns[record.padding[1] :] = False
-    return torch.from_numpy(columns)
+    return columns
 
 
 def n_low_frequencies(record: MaskRecord, width: int) -> int | None:
@@ -90,14 +88,14 @@ def acs_columns(width: int, n_low: int) -> slice:
     return slice(start, start + n_low)
 
 
-def centre_lines(mask: Bool[Tensor, "x"], acs: slice) -> Bool[Tensor, "x"]:
+def centre_lines(mask: Bool[np.ndarray, " x"], acs: slice) -> Bool[np.ndarray, " x"]:
     """The measured columns of the centre, as networks take them."""
-    centre = torch.zeros_like(mask)
+    centre = np.zeros_like(mask)
     centre[acs] = True
     return centre & mask
 
 
-def detect_acs(mask: Bool[Tensor, " x"]) -> slice:
+def detect_acs(mask: Bool[np.ndarray, " x"]) -> slice:
     """The fully measured centre of a mask whose number of centre lines is not known.
 
     fastMRI's rule: as many to the left of the centre as to the right, so sometimes a line or two less than
@@ -107,18 +105,16 @@ def detect_acs(mask: Bool[Tensor, " x"]) -> slice:
     """
     width = mask.shape[0]
     centre = width // 2
-    left = int(mask[:centre].flip(0).long().cumprod(0).sum())
-    right = int(mask[centre:].long().cumprod(0).sum())
+    left = int(mask[:centre][::-1].cumprod().sum())
+    right = int(mask[centre:].cumprod().sum())
     if right == 0:
-        raise InputError(
-            f"mask: the centre column {centre} of {width} must be measured; there are no centre lines"
-        )
+        raise InputError(f"mask: the centre column {centre} of {width} must be measured; there are no centre lines")
     acs = acs_columns(width, max(2 * min(left, right), 1))
     # At odd widths the block lies half a column to the right and may end on a column that was not measured.
     return slice(acs.start, min(acs.stop, centre + right))
 
 
-def effective_acceleration(mask: Bool[Tensor, " x"], padding: tuple[int, int]) -> float:
+def effective_acceleration(mask: Bool[np.ndarray, " x"], padding: tuple[int, int]) -> float:
     """Columns that the scanner went to over columns measured: centre lines counted, padding not."""
     n_measured = int(mask.sum())
     if n_measured == 0:
@@ -169,9 +165,7 @@ def _magic(rng: np.random.RandomState, width: int, acceleration: float, n_low: i
     offset = rng.randint(0, stride)
     positive, negative = (offset + 1, offset + 2) if offset % 2 == 0 else (offset + 2, offset - 1)
     n_positive = (width + 1) // 2
-    columns = np.zeros(
-        width, dtype=bool
-    )  # zero frequency first, then the positive ones, then the negative ones
+    columns = np.zeros(width, dtype=bool)  # zero frequency first, then the positive ones, then the negative ones
     columns[:n_positive][positive::stride] = True
     columns[n_positive:][::-1][negative::stride] = True
     return np.roll(columns, width // 2)

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from frost.coils import rss
 from frost.fourier import fft2c, ifft2c
 from frost.params import Params
-from frost.sampling import acs_columns, centre_lines, draw_mask, n_low_frequencies
-from frost.volumes import Volume, VolumeReader
+from frost.reader import VolumeReader
+from frost.volumes import Volume
 
 
 class ScanParams(Params):
@@ -33,7 +33,7 @@ class ScanParams(Params):
 class ScanDataset(Dataset[dict[str, Any]]):
     """Every slice of some volumes that have a target.
 
-    An item holds `inputs`, which are masked k-space complex (coil, y, x), mask and centre lines bool (x,); `target` (h, w);
+    An item holds `inputs`: masked k-space complex (coil, y, x), mask and centre lines bool (x,); `target` (h, w);
     `maximum`, the largest value of the target volume; and its `index`.
     """
 
@@ -59,20 +59,19 @@ class ScanDataset(Dataset[dict[str, Any]]):
         v, i = self.slices[index]
         volume = self.volumes[v]
         with VolumeReader(self.source, volume) as reader:
-            kspace, mask, acs = reader.kspace(i), reader.mask(), reader.acs()
+            kspace, mask, acs = reader.kspace(i), reader.mask(), reader.centre_lines()
             target, maximum = reader.target(i), self._maximum(v, reader)
         assert target is not None
         if self.params is not None:
             draw = np.random.default_rng((self.seed, int(self._epoch), index))
             if self.params.redraw_mask and volume.mask.kind != "file":
                 record = volume.mask.model_copy(update={"seed": int(draw.integers(2**31))})
-                n_low = n_low_frequencies(record, volume.width)
-                assert n_low is not None
-                mask, acs = draw_mask(record, volume.width), acs_columns(volume.width, n_low)
+                redrawn = VolumeReader(self.source, volume.model_copy(update={"mask": record}))
+                mask, acs = redrawn.mask(), redrawn.centre_lines()
             if any((self.params.flip_x, self.params.flip_y, self.params.shift, self.params.rotate)):
                 images = move_coil_images(ifft2c(kspace), self.params, draw)
                 kspace, target = fft2c(images), reader.crop(rss(images))
-        inputs = (kspace * mask, mask, centre_lines(mask, acs))
+        inputs = (kspace * mask, mask, acs)
         return {"inputs": inputs, "target": target, "maximum": maximum, "index": index}
 
     def _maximum(self, v: int, reader: VolumeReader) -> float:
@@ -80,9 +79,7 @@ class ScanDataset(Dataset[dict[str, Any]]):
         if v not in self._maxima:
             volume = self.volumes[v]
             targets = (reader.target(i) for i in range(volume.n_slices))
-            self._maxima[v] = volume.maximum or max(
-                float(target.max()) for target in targets if target is not None
-            )
+            self._maxima[v] = volume.maximum or max(float(target.max()) for target in targets if target is not None)
         return self._maxima[v]
 
 

@@ -1,46 +1,29 @@
-"""Scans as h5 files: what the index knows of one volume, and the reader of its slices.
+"""What the index knows of one volume, and h5 files read safely. Without torch, whose import takes seconds.
 
 Files are strangers'. Only what a file holds itself is read: links that are not hard, datasets stored
 elsewhere and virtual ones are refused. Declared shapes are checked before anything is allocated. Whatever is
-wrong with a file is one InputError that names it. Slices are read one at a time, in the scale of the file.
+wrong with a file is one InputError that names it.
 """
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import h5py
 import numpy as np
-import torch
-from jaxtyping import Bool, Complex, Float, Shaped
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
-from torch import Tensor
 
-from frost.coils import center_crop, rss
 from frost.errors import InputError
-from frost.fourier import ifft2c
 from frost.params import Params
-from frost.sampling import (
-    MaskRecord,
-    acs_columns,
-    detect_acs,
-    draw_mask,
-    effective_acceleration,
-    n_low_frequencies,
-)
+from frost.sampling import MaskRecord
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 # Far above what a scanner makes, far below what would exhaust a machine.
 MAX_SHAPE = {"kspace": (4096, 512, 8192, 8192), "image": (4096, 8192, 8192), "mask": (8192,)}
-AGAIN = "the file has changed: run `dvc repro`"
-
 MAX_BYTES = 1 << 30  # of one slice, and of one chunk, which HDF5 unpacks as a whole
 MAX_TEXT = 4 << 20
 
@@ -238,183 +221,11 @@ def read_mask(file: h5py.File, width: int) -> np.ndarray:
     where = f"{file.filename}: `mask`"
     found = dataset(file, "mask", "mask")
     if found.shape != (width,):
-        raise InputError(
-            f"{where}: has shape {found.shape}; one value for each of the {width} columns is needed"
-        )
+        raise InputError(f"{where}: has shape {found.shape}; one value for each of the {width} columns is needed")
     values = found[()]
     if not np.isin(values, (0, 1)).all():
         raise InputError(f"{where}: has values other than 0 and 1")
     centre = width // 2
     if not values[max(centre - 1, 0) : centre + 1].all():
-        raise InputError(
-            f"{where}: the columns in the middle are not acquired; centre lines are needed to calibrate"
-        )
+        raise InputError(f"{where}: the columns in the middle are not acquired; centre lines are needed to calibrate")
     return np.asarray(values, dtype=bool)
-
-
-class Box(NamedTuple):
-    """An annotated lesion of SNU 2026, in pixels of the target: x to the right, y down, from the top left."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    label: str
-
-
-class VolumeReader:
-    """The slices of one volume, read when asked for; `with VolumeReader(...) as reader` closes its files.
-
-    They are opened at the first read, in the process that reads: a reader may be sent to DataLoader workers
-    by pickle or by fork. Raises InputError, naming the file, where one is damaged, missing or not as indexed.
-    """
-
-    def __init__(self, source: Path, volume: Volume) -> None:
-        self.source = source
-        self.volume = volume
-        self._process = os.getpid()
-        self._files: dict[str, h5py.File] = {}
-
-    def __enter__(self) -> "VolumeReader":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __getstate__(self) -> tuple[Path, Volume]:
-        return self.source, self.volume
-
-    def __setstate__(self, state: tuple[Path, Volume]) -> None:
-        VolumeReader.__init__(self, *state)
-
-    def close(self) -> None:
-        """Close what is open; the next read opens it again."""
-        while self._files:
-            self._files.popitem()[1].close()
-
-    def kspace(self, i: int) -> Complex[Tensor, "coil y x"]:
-        """k-space of slice `i` as it is in the file: with all columns, or without those a test file lacks.
-
-        Raises InputError where columns are missing and no `mask` tells which: zeros are never taken for one.
-        """
-        volume = self.volume
-        with named_faults(self.source / volume.file):
-            file = self._open(volume.file)
-            found = dataset(file, "kspace", "kspace")
-            shape = (volume.n_slices, volume.n_coils, volume.height, volume.width)
-            if found.shape != shape:
-                raise InputError(
-                    f"{file.filename}: `kspace`: has shape {found.shape}, {shape} in the index; {AGAIN}"
-                )
-            values = read_slice(found, i, np.complex64)
-        if volume.mask.kind != "file":
-            # Zero columns at the edges are a scanner's padding; between sampled ones they are undersampling.
-            sampled = np.flatnonzero(values.any(axis=(0, 1)))
-            if len(sampled) and sampled[-1] - sampled[0] + 1 != len(sampled):
-                raise InputError(
-                    f"{self.source / volume.file}: undersampled but has no `mask` dataset; add one"
-                )
-        return torch.from_numpy(values)
-
-    def mask(self) -> Bool[Tensor, " x"]:
-        """The acquired columns: the file's `mask`, else drawn from the record; False in the padding."""
-        volume = self.volume
-        if volume.mask.kind != "file":
-            return draw_mask(volume.mask, volume.width)
-        with named_faults(self.source / volume.file):
-            mask = torch.from_numpy(read_mask(self._open(volume.file), volume.width))
-        left, right = volume.mask.padding
-        mask[:left] = False
-        mask[right:] = False
-        return mask
-
-    def acs(self) -> slice:
-        """The fully sampled columns in the middle: as many as were drawn, or found in the file's mask."""
-        n_low = n_low_frequencies(self.volume.mask, self.volume.width)
-        return detect_acs(self.mask()) if n_low is None else acs_columns(self.volume.width, n_low)
-
-    def target(self, i: int) -> Float[Tensor, "y x"] | None:
-        """The target in reconstruction size: the file's, else the root-sum-of-squares image, else None."""
-        if self.volume.target == "none":
-            return None
-        if self.volume.target == "computed":
-            return self.crop(rss(ifft2c(self.kspace(i))))
-        return self._image("reconstruction_rss" if self.volume.image_file is None else "image_label", i)
-
-    def clean_target(self, i: int) -> Float[Tensor, "y x"] | None:
-        """What the target of a simulated scan would be without noise; None of a real one."""
-        return self._image("reconstruction_rss_clean", i) if self.volume.has_clean_target else None
-
-    def grappa(self, i: int) -> Float[Tensor, "y x"] | None:
-        """The file's own GRAPPA image (SNU), or None."""
-        return self._image("image_grappa", i) if self.volume.has_grappa else None
-
-    def crop(self, images: Shaped[Tensor, "*batch y x"]) -> Shaped[Tensor, "*batch h w"]:
-        """Images of full size brought to reconstruction size, with zeros around those that are smaller."""
-        return center_crop(images, self.volume.crop)
-
-    def attributes(self) -> dict[str, Any]:
-        """What later stages know of a volume without its index, as JSON: attributes of its cached images."""
-        volume = self.volume
-        return {
-            "name": volume.name,
-            "file": volume.file,
-            "layout": volume.layout,
-            "patient": volume.patient,
-            "acquisition": volume.acquisition,
-            "maximum": volume.maximum,
-            "identity": volume.identity,
-            "mask": volume.mask.model_dump(mode="json"),
-            "acceleration": volume.mask.acceleration,
-            "effective_acceleration": effective_acceleration(self.mask(), volume.mask.padding),
-            "annotations": {
-                str(i): [list(box[:4]) for box in boxes] for i, boxes in self.annotations().items()
-            },
-        }
-
-    def annotations(self) -> dict[int, list[Box]]:
-        """The boxes of each annotated slice (SNU 2026); empty where the file has none."""
-        if self.volume.image_file is None:
-            return {}
-        path = self.source / self.volume.image_file
-        with named_faults(path):
-            text = attribute(self._open(self.volume.image_file), "annotations")
-        if text is None:
-            return {}
-        try:
-            boxes = {
-                int(i): [_box(entry) for entry in entries] for i, entries in json.loads(str(text)).items()
-            }
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise InputError(
-                f"{path}: attribute `annotations` is not JSON of slice -> list of boxes"
-            ) from None
-        if not all(0 <= i < self.volume.n_slices for i in boxes):
-            raise InputError(f"{path}: attribute `annotations` names a slice that the volume does not have")
-        return boxes
-
-    def _open(self, relative: str) -> h5py.File:
-        if self._process != os.getpid():  # forked: two processes must not share a handle
-            self._files, self._process = {}, os.getpid()
-        if relative not in self._files:
-            self._files[relative] = open_h5(self.source / relative)
-        return self._files[relative]
-
-    def _image(self, name: str, i: int) -> Float[Tensor, "y x"]:
-        relative = self.volume.image_file or self.volume.file
-        with named_faults(self.source / relative):
-            file = self._open(relative)
-            found = dataset(file, name, "image")
-            if found.shape[0] != self.volume.n_slices:
-                counts = f"{found.shape[0]} slices, {self.volume.n_slices} in the index"
-                raise InputError(f"{file.filename}: `{name}`: {counts}; {AGAIN}")
-            return self.crop(torch.from_numpy(read_slice(found, i, np.float32)))
-
-
-def _box(entry: Mapping[str, Any]) -> Box:
-    sides = [float(entry[key]) for key in ("x", "y", "width", "height")]
-    if not all(math.isfinite(side) for side in sides):
-        raise ValueError("a box with NaN or infinite sides")
-    return Box(sides[0], sides[1], sides[2], sides[3], str(entry.get("label", "")))

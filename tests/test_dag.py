@@ -1,6 +1,8 @@
-"""The pipeline as declared is the pipeline as written: names agree, and every file that a stage imports is a dependency."""
+"""The pipeline as declared is the pipeline as written: names agree, what a stage imports is a dependency."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,9 +29,7 @@ def test_the_command_runs_the_script_of_the_same_name_and_holds_no_param(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_a_stage_imports_is_what_it_depends_on(stage):
-    files = {str(source(module).relative_to(ROOT)) for module in imported(f"stages.{stage}")} - {
-        "frost/__init__.py"
-    }
+    files = {str(source(module).relative_to(ROOT)) for module in imported(f"stages.{stage}")} - {"frost/__init__.py"}
     declared = set(STAGES[stage]["deps"])
     code = {dep for dep in declared if dep.startswith(("frost/", "stages/"))}
     folders = {dep for dep in code if not dep.endswith(".py")}
@@ -45,6 +45,11 @@ def test_a_change_in_stage_2_leaves_stage_1_alone():
     )
 
 
+def test_the_index_which_always_runs_does_not_wait_for_torch():
+    code = "import sys, stages.index; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_every_path_of_a_command_is_declared():
     for name, stage in STAGES.items():
         outs = [
@@ -55,6 +60,5 @@ def test_every_path_of_a_command_is_declared():
         known = [*stage["deps"], *outs, "data/source"]
         for path in re.findall(r"--[a-z-]+ (\S+)", stage["cmd"]):
             assert any(
-                other == path or other.startswith(f"{path}/") or path.startswith(f"{other}/")
-                for other in known
+                other == path or other.startswith(f"{path}/") or path.startswith(f"{other}/") for other in known
             ), (name, path)

@@ -14,12 +14,10 @@ makes the entry; so a process that is killed leaves a whole entry or none. Never
 every byte. Stages that make many volumes, in many processes: `produce_all`.
 """
 
-import ast
 import configparser
 import errno
 import fcntl
 import hashlib
-import importlib.util
 import multiprocessing
 import os
 import shutil
@@ -67,26 +65,6 @@ def entry_key(stage: str, facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical({"schema": SCHEMA, "stage": stage, "facts": facts})).hexdigest()
 
 
-def source_digest(*modules: str) -> str:
-    """sha256 of the named modules' syntax trees, which neither comments nor docstrings change."""
-    trees = {}
-    for name in modules:
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise ValueError(f"no source of {name}")
-        tree = _WithoutStrings().visit(ast.parse(Path(spec.origin).read_bytes()))
-        trees[name] = ast.dump(tree)
-    return hashlib.sha256(canonical(trees)).hexdigest()
-
-
-class _WithoutStrings(ast.NodeTransformer):
-    """Drops strings that stand alone as statements: docstrings of modules, classes, functions and fields."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        """Keep all but a lone string."""
-        return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
-
-
 # ---- where the store is
 
 
@@ -106,10 +84,7 @@ def store_root() -> Path:
 
 def _dvc_cache(dvc: Path) -> Path:
     """Where DVC has its cache, from its config, without the seconds that importing DVC takes."""
-    user = (
-        os.environ.get("DVC_GLOBAL_CONFIG_DIR")
-        or Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "dvc"
-    )
+    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "dvc"
     cache = dvc / "cache"
     for file in (Path(user).expanduser() / "config", dvc / "config", dvc / "config.local"):
         config = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
@@ -186,9 +161,7 @@ class Store:
                 return None
             return self.take(stage, key) if self.has(stage, key) else self._write(stage, key, facts, compute)
 
-    def _write(
-        self, stage: str, key: str, facts: Mapping[str, Any], compute: Callable[[Path], None]
-    ) -> Entry:
+    def _write(self, stage: str, key: str, facts: Mapping[str, Any], compute: Callable[[Path], None]) -> Entry:
         """The lock is held: write, make durable, read back, rename."""
         self._sweep(key)
         temporary, final = self.root / "tmp" / f"{key}.{uuid.uuid4().hex}", self.folder(stage, key)
@@ -487,9 +460,7 @@ def produce_all(
     missing = [key for key in longest_first if not store.has(stage, key)]
     n_slices = sum(keys[key].n_slices for key in missing)
     total = sum(task.n_slices for task in keys.values())
-    with tqdm(
-        total=total, initial=total - n_slices, desc=stage, unit="slice", disable=None if first else True
-    ) as bar:
+    with tqdm(total=total, initial=total - n_slices, desc=stage, unit="slice", disable=None if first else True) as bar:
         while missing:
             try:
                 deaths = _compute(store, stage, [keys[key] for key in missing], make, processes, bar)
@@ -503,9 +474,7 @@ def produce_all(
             left = [key for key in missing if not store.has(stage, key)]
             if len(left) == len(missing):
                 name = keys[left[0]].name
-                raise InputError(
-                    f"{stage}: {name}: its process died ({deaths}); was there too little memory?"
-                )
+                raise InputError(f"{stage}: {name}: its process died ({deaths}); was there too little memory?")
             missing = left
     if first:
         for folder, tasks in splits.items():

@@ -29,7 +29,6 @@ from frost.store import (
     Task,
     entry_key,
     produce_all,
-    source_digest,
     stage_lock,
     store_root,
 )
@@ -45,9 +44,7 @@ def write(folder, content=b"pixels" * 100):
 
 
 def contents(folder):
-    return {
-        path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def leftovers(store):
@@ -67,9 +64,7 @@ def entry(store):
 def run(code, *args, **options):
     """A process of its own that runs `code` with what this file has."""
     script = "from tests.test_store import *\n" + textwrap.dedent(code)
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, args)], cwd=Path(__file__).parents[1], **options
-    )
+    return subprocess.Popen([sys.executable, "-c", script, *map(str, args)], cwd=Path(__file__).parents[1], **options)
 
 
 def until(condition, seconds=20):
@@ -86,43 +81,6 @@ def test_a_key_depends_on_stage_and_facts_alone():
     assert entry_key("varnet", dict(reversed(FACTS.items()))) == KEY
     assert len({KEY, entry_key("prepare", FACTS), entry_key("varnet", FACTS | {"weights": "1"})}) == 3
     assert len(KEY) == 64
-
-
-SOURCE = '''
-"""What it is about."""
-def double(x):
-    """Twice x."""
-    return 2 * x  # a comment
-class Scan:
-    name: str
-    """Its name."""
-'''
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "same"),
-    [
-        ("a comment", "another comment", True),
-        ("Twice x.", "x and x.", True),
-        ('    """Its name."""\n', "", True),
-        ("def double", "\n\n\ndef double", True),
-        ("2 * x ", "(2 * x) ", True),
-        ("2 * x", "x * 2", False),
-        ("name: str", "name: int", False),
-    ],
-)
-def test_the_digest_of_sources_is_of_what_they_do(tmp_path, monkeypatch, old, new, same):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "some_physics.py").write_text(SOURCE)
-    before = source_digest("some_physics", "frost.errors")
-    (tmp_path / "some_physics.py").write_text(SOURCE.replace(old, new))
-    assert old in SOURCE and (source_digest("some_physics", "frost.errors") == before) == same
-    assert source_digest("frost.errors", "some_physics") == source_digest("some_physics", "frost.errors")
-
-
-def test_a_source_that_is_not_there_is_a_bug():
-    with pytest.raises(ValueError, match="no source of frost_unknown"):
-        source_digest("frost_unknown")
 
 
 # ---- where it is
@@ -167,9 +125,7 @@ def test_a_temporary_workspace_of_an_experiment_shares_it(repository, monkeypatc
     main = store_root()
     temporary = repository / ".dvc" / "tmp" / "exps" / "tmp1" / ".dvc"
     temporary.mkdir(parents=True)
-    (temporary / "config.local").write_text(
-        f"[core]\n[cache]\ndir = {repository / '.dvc' / 'cache'}\n[remote]\n"
-    )
+    (temporary / "config.local").write_text(f"[core]\n[cache]\ndir = {repository / '.dvc' / 'cache'}\n[remote]\n")
     monkeypatch.chdir(temporary.parent)
     assert store_root() == main
 
@@ -207,9 +163,7 @@ def test_an_entry_is_computed_once(store):
 
 def test_nothing_of_time_or_place_is_in_it(tmp_path):
     """The same bytes from another store, at another time."""
-    folders = [
-        Store(tmp_path / place).produce("varnet", FACTS, write).folder for place in ("here", "over/there")
-    ]
+    folders = [Store(tmp_path / place).produce("varnet", FACTS, write).folder for place in ("here", "over/there")]
     assert contents(folders[0]) == contents(folders[1])
     assert str(tmp_path).encode() not in b"".join(contents(folders[0]).values())
 
@@ -320,9 +274,7 @@ def test_a_fault_that_is_not_the_disks_stays_what_it_is(store):
 def test_linking_shares_or_copies(entry, store, tmp_path, monkeypatch):
     """A hard link or reflink where it can, else a copy; always the same bytes, never the manifest."""
     store.link(entry, tmp_path / "linked")
-    monkeypatch.setattr(
-        os, "link", lambda *a: (_ for _ in ()).throw(OSError(errno.EXDEV, "other file system"))
-    )
+    monkeypatch.setattr(os, "link", lambda *a: (_ for _ in ()).throw(OSError(errno.EXDEV, "other file system")))
     monkeypatch.setattr("frost.store._reflink", os.link)
     store.link(entry, tmp_path / "copied")
     assert not (tmp_path / "copied" / "zarr.json").samefile(entry.folder / "zarr.json")
@@ -423,9 +375,7 @@ def produce_logged(root, log):
 
 def test_of_two_processes_one_computes(store, tmp_path):
     context = get_context("spawn")
-    processes = [
-        context.Process(target=produce_logged, args=(store.root, tmp_path / "log")) for _ in range(2)
-    ]
+    processes = [context.Process(target=produce_logged, args=(store.root, tmp_path / "log")) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:
@@ -540,10 +490,7 @@ def in_the_repository(monkeypatch):
 
 
 def image(seed, n_slices):
-    return (
-        np.random.default_rng([seed, i]).standard_normal((1, 6, 6)).astype(np.float32)
-        for i in range(n_slices)
-    )
+    return (np.random.default_rng([seed, i]).standard_normal((1, 6, 6)).astype(np.float32) for i in range(n_slices))
 
 
 def volume(item, folder):

@@ -1,0 +1,69 @@
+"""The digest of the code that decides a result: what changes it, and what must not."""
+
+import pytest
+
+from frost.sources import imported, source_digest
+
+SOURCE = '''
+"""What it is about."""
+from some_lines import line
+
+
+def double(x):
+    """Twice x."""
+    if x is None:
+        raise ValueError("no x")
+    return 2 * x  # a comment
+
+
+class Scan:
+    name: str
+    """Its name."""
+'''
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "some_physics.py").write_text(SOURCE)
+    return tmp_path / "some_physics.py"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("a comment", "another comment", True),
+        ("Twice x.", "x and x.", True),
+        ('    """Its name."""\n', "", True),
+        ("def double", "\n\n\ndef double", True),
+        ("2 * x ", "(2 * x) ", True),
+        ('"no x"', '"x is needed"', True),
+        ('ValueError("no x")', 'TypeError("no x")', False),
+        ("2 * x", "x * 2", False),
+        ("name: str", "name: int", False),
+        ("import line", "import line as stroke", False),
+    ],
+)
+def test_it_is_of_what_the_code_does(module, old, new, same):
+    before = source_digest("some_physics", "frost.coils")
+    module.write_text(SOURCE.replace(old, new))
+    assert old in SOURCE and (source_digest("some_physics", "frost.coils") == before) == same
+    assert source_digest("frost.coils", "some_physics") == source_digest("some_physics", "frost.coils")
+
+
+def test_it_is_of_all_that_the_module_imports_at_any_depth(module):
+    module.write_text("def image(kspace):\n    from frost.coils import rss\n    return rss(kspace)\n")
+    assert {"some_physics", "frost.coils"} <= imported("some_physics")
+    assert "frost.fourier" in imported("frost.classical")
+
+
+def test_modules_that_decide_no_number_are_left_out(module):
+    module.write_text("x = 1\n")
+    plain = source_digest("some_physics")
+    assert source_digest("some_physics", "frost.store", "frost.launch", "frost.errors") != plain  # for frost.shards
+    assert source_digest("some_physics", "frost.errors", "frost.launch") == plain
+
+
+def test_a_source_that_is_not_there_is_a_bug():
+    with pytest.raises(ValueError, match="no source of frost_unknown"):
+        source_digest("frost_unknown")

@@ -18,6 +18,7 @@ with the power of the sources around the sample, and the share of the centre's e
 over. One `regularisation` then serves all accelerations, masks and noise levels.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -32,7 +33,8 @@ from frost.params import Params
 MISFIT = 3.0  # 1 to 10 score alike at 8-fold and random sampling; where lines fit well it changes nothing
 FAINTEST = 0.1  # the share of k-space, its faintest, whose power is taken for noise
 N_BANDS = 8  # of rows; power is measured for each column in each band
-LOWEST, HIGHEST = -7.0, 3.0  # log10 of the relative ridge: where rounding takes over; where nothing is left
+LOWEST, HIGHEST = 1e-7, 1e3  # relative ridge: where rounding takes over; where nothing is left
+STEP = 100.0  # between the ridges that are solved for
 AT_ONCE = 64  # systems of equations in memory
 
 
@@ -186,18 +188,19 @@ def _filled(
 ) -> Complex[Tensor, "missing y coil"]:
     """The missing columns of one slice, band by band of its rows.
 
-    Weights change smoothly with the ridge: solved for at whole powers of ten, interpolated between.
+    Weights change slowly with the ridge: solved for at whole powers of STEP, interpolated between.
     """
     height = columns.shape[1]
     band_rows = -(-height // N_BANDS)
-    level = _ridge_level(columns, mask, missing, lines, band_rows, equations, params)
+    ridge = _relative_ridge(columns, mask, missing, lines, band_rows, equations, params)
+    level = ridge.log() / math.log(STEP)
     below = level.floor()
     share = (level - below).to(columns.dtype)[..., None, None]
     pairs = torch.stack([below, below + 1]).long()  # the levels that each ridge lies between
     systems = torch.stack([equations.index[:, None].expand_as(pairs), pairs], -1).flatten(0, 2)
     first, which = _distinct(systems)
     geometry, exponent = systems[first].T
-    weights = equations.solve(geometry, 10.0 ** exponent.double())[0].to(columns.dtype)
+    weights = equations.solve(geometry, STEP ** exponent.double())[0].to(columns.dtype)
     low, high = which.view(pairs.shape)
 
     n_points = params.kernel_points
@@ -215,7 +218,7 @@ def _filled(
     return filled
 
 
-def _ridge_level(
+def _relative_ridge(
     columns: Complex[Tensor, "x y coil"],
     mask: Bool[Tensor, " x"],
     missing: Int[Tensor, " missing"],
@@ -224,7 +227,7 @@ def _ridge_level(
     equations: NormalEquations,
     params: GrappaParams,
 ) -> Float[Tensor, "missing band"]:
-    """log10 of the relative ridge, as at the top of this file, by missing column and band of rows."""
+    """The ridge of the equation at the top of this file, by missing column and band of rows."""
     measured = columns[mask].abs().double().square().sum(2)  # measured y
     measured = torch.stack([band.mean(1) for band in torch.split(measured, band_rows, 1)], 1)
     noise = measured[measured > 0].quantile(FAINTEST)
@@ -235,7 +238,7 @@ def _ridge_level(
     geometry = torch.arange(len(equations.lines), device=lines.device)
     misfit = equations.solve(geometry, torch.full(geometry.shape, 1e-4).double())[1][equations.index]
     ridge = params.regularisation * noise / local + MISFIT * misfit[:, None] ** 2
-    return ridge.log10().clamp(LOWEST, HIGHEST)
+    return ridge.clamp(LOWEST, HIGHEST)
 
 
 def _distinct(rows: Int[Tensor, "row word"]) -> tuple[Int[Tensor, " distinct"], Int[Tensor, " row"]]:

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -80,6 +80,7 @@ class FitParams(Params):
     loader: LoaderParams
 
 
+@runtime_checkable
 class SliceDataset(Protocol):
     """What `fit` asks of a dataset: items of `inputs`, `target`, `maximum`, `index`, and the shape of each slice."""
 

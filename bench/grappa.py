@@ -2,9 +2,10 @@
 
     python -m bench.grappa [--full]
 
-Each side chooses its regularisation by SSIM on one phantom and is scored and timed on another, slice by slice
-in turn, one thread each. The peer runs in `.venv-peers` (`make bench-peers`) and chooses its kernel as well: 5 x 5,
-its default, or as far along x as the measured neighbours on either side. The last line is JSON.
+Each side chooses its regularisation by SSIM on one phantom and is scored and timed on another, slice by slice in turn,
+one thread each, in seconds of CPU, so that other work on the machine counts less. The peer runs in `.venv-peers`
+(`make bench-peers`) and chooses its kernel as well: 5 x 5, its default, or as far along x as the measured neighbours
+on either side. The last line is JSON.
 """
 
 import argparse
@@ -115,7 +116,7 @@ class Peer:
         self.process.wait()
 
     def run(self, function: str, scan: Scan, choice: Choice, out: Path | None = None) -> float:
-        """Seconds that one call took, or ValueError with what pygrappa has against it."""
+        """CPU seconds that one call took, or ValueError with what pygrappa has against it."""
         request = {"file": str(scan.file), "function": function, "out": str(out) if out else None, **choice}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -177,10 +178,10 @@ def reconstruct(scan: Scan, choice: Choice) -> Tensor:
 
 
 def time_ours(scan: Scan, choice: Choice) -> float:
-    """Seconds that one call took."""
-    began = time.perf_counter()
+    """CPU seconds that one call took."""
+    began = time.process_time()
     reconstruct(scan, choice)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def scores(kspace: Tensor | None, truth: Tensor) -> dict[str, float]:

@@ -80,7 +80,7 @@ def grappa(
             if product.any():
                 equations = NormalEquations(product, lines)
                 columns[missing] = _filled(columns, mask, missing, lines, equations, params)
-    return slices.permute(0, 3, 2, 1).reshape(kspace.shape)
+    return slices.permute(0, 3, 2, 1).contiguous().reshape(kspace.shape)
 
 
 def source_lines(

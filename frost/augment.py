@@ -20,13 +20,9 @@ class AugmentParams(Params):
 
     flip_x: float = Field(ge=0, le=1, description="left-right: heads are nearly symmetric")
     flip_y: float = Field(ge=0, le=1, description="up-down")
-    rotate: float = Field(
-        ge=0, le=1, description="by 90 degrees, square images only; turns the aliasing direction"
-    )
+    rotate: float = Field(ge=0, le=1, description="by 90 degrees, square images only; turns the aliasing direction")
     shift: int = Field(ge=0, description="up to so many pixels along each axis, wrapped around")
-    cutmix: float = Field(
-        ge=0, le=1, description="a box from another slice of the batch (Yun 2019, arXiv:1905.04899)"
-    )
+    cutmix: float = Field(ge=0, le=1, description="a box from another slice of the batch (Yun 2019, arXiv:1905.04899)")
 
 
 def augment(batch: dict[str, Any], epoch: int, *, params: AugmentParams, seed: int) -> dict[str, Any]:

@@ -48,9 +48,7 @@ def self_ensemble(
     """
     height, width = inputs.shape[-2:]
     total, n = torch.zeros_like(inputs[:, 0], dtype=torch.float32), 0
-    for change, undo in cast(
-        "list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]", CHANGES[kind]
-    ):
+    for change, undo in cast("list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]", CHANGES[kind]):
         changed = change(inputs)
         if changed.shape[-2:] == (height, width):
             total, n = total + undo(network(changed)).float(), n + 1

@@ -20,9 +20,7 @@ class LossParams(Params):
     ssim: float = Field(ge=0, description="weight of 1 - SSIM")
     l1: float = Field(ge=0, description="weight of the absolute error over the volume's maximum")
     region: Literal["frame", "foreground"] = Field(description="foreground: the challenges' mask of the head")
-    threshold: float = Field(
-        gt=0, description="target above which a pixel is foreground: brain 5e-5, knee 2e-5"
-    )
+    threshold: float = Field(gt=0, description="target above which a pixel is foreground: brain 5e-5, knee 2e-5")
 
 
 def ssim_map(
@@ -87,10 +85,6 @@ def reconstruction_loss(
         loss = loss + params.ssim * (1 - ssim(output, target, maximum, params))
     if params.l1:
         error = (output - target).abs() / maximum[:, None, None]
-        inside = (
-            torch.ones_like(error)
-            if params.region == "frame"
-            else foreground(target, params.threshold).to(error)
-        )
+        inside = torch.ones_like(error) if params.region == "frame" else foreground(target, params.threshold).to(error)
         loss = loss + params.l1 * (error * inside).sum(dim=(-2, -1)) / inside.sum(dim=(-2, -1)).clamp_min(1)
     return loss

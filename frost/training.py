@@ -1,16 +1,19 @@
 """The only training loop: `fit`, for the networks of both stages.
 
-Killed at any moment, it goes on from the last finished epoch, to the same weights bit for bit: the order of slices and every random
-change are functions of (seed, epoch, slice), and the rest of the state lies in a folder that Accelerate writes.
+Killed at any moment, it goes on from the last finished epoch, to the same weights bit for bit: learning rate, order of
+slices and random changes are functions of the seed and of the place in the training; all else lies in one file.
 """
 
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, set_seed
@@ -18,7 +21,6 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -31,12 +33,16 @@ from frost.losses import LossParams, reconstruction_loss, ssim
 from frost.params import Params
 from frost.store import Entry, Store, entry_key
 
-MAX_SKIPPED = 10  # steps in a row without a finite gradient, after which a training cannot be saved
+CPU = not torch.accelerator.is_available()  # told to Accelerate, or it lets processes without a GPU train each alone
+
+MAX_SKIPPED = 10  # updates in a row without a finite gradient, after which a training cannot be saved
 
 CURVES = "curves.tsv"  # beside the weights
 
 Batch = dict[str, Any]
-History = list[dict[str, float]]
+Row = dict[str, float | int]
+History = list[Row]
+Weights = dict[str, Tensor]
 
 
 class LoaderParams(Params):
@@ -58,20 +64,12 @@ class FitParams(Params):
     optimizer: Literal["adam", "adamw"]
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(ge=0)
-    schedule: Literal["cosine", "halving", "constant"] = Field(
-        description="after warm-up; halving: after each epoch"
-    )
+    schedule: Literal["cosine", "halving", "constant"] = Field(description="after warm-up; halving: after each epoch")
     warmup: float = Field(ge=0, lt=1, description="share of all steps in which the learning rate rises")
     clip: float | None = Field(gt=0, description="largest norm of the gradient; null: any")
-    ema: float | None = Field(
-        gt=0, lt=1, description="decay a step of the averaged weights that are kept; null: none"
-    )
-    early_stop: int | None = Field(
-        ge=1, description="epochs without a better one after which to stop; null: never"
-    )
-    precision: Literal["float32", "bf16"] = Field(
-        description="of the convolutions; the rest is float32 always"
-    )
+    ema: float | None = Field(gt=0, lt=1, description="decay a step of the averaged weights that are kept; null: none")
+    early_stop: int | None = Field(ge=1, description="epochs without a better one after which to stop; null: never")
+    precision: Literal["float32", "bf16"] = Field(description="of the convolutions; the rest is float32 always")
     channels_last: bool = Field(description="memory layout of the convolutions")
     compile: bool = Field(
         description="torch.compile the network: slow to start, faster on a GPU; real-valued ones only"
@@ -85,10 +83,13 @@ class SliceDataset(Protocol):
     """What `fit` asks of a dataset: items of `inputs`, `target`, `maximum`, `index`, and the shape of each slice."""
 
     @property
-    def shapes(self) -> Sequence[tuple[int, ...]]: ...
+    def shapes(self) -> Sequence[tuple[int, ...]]:
+        """What must agree within a batch, for every slice."""
+
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Batch: ...
-    def set_epoch(self, epoch: int) -> None: ...
+    def set_epoch(self, epoch: int) -> None:
+        """Which epoch the next items belong to."""
 
 
 def predict(network: nn.Module, batch: Batch) -> Float[Tensor, "batch y x"]:
@@ -98,75 +99,101 @@ def predict(network: nn.Module, batch: Batch) -> Float[Tensor, "batch y x"]:
     return center_crop(image, (batch["target"].shape[-2], batch["target"].shape[-1]))
 
 
+@dataclass
+class Training:
+    """All that the steps of a training read or change."""
+
+    network: nn.Module
+    model: nn.Module  # the same network as the steps call it: compiled, shared by processes
+    average: AveragedModel | None
+    optimizer: Optimizer
+    train: DataLoader[Any]
+    val: DataLoader[Any]
+    accelerator: Accelerator
+    params: FitParams
+    augment: Callable[[Batch, int], Batch]
+    history: History = field(default_factory=list)
+    best_epoch: int = -1
+    best_weights: Weights = field(default_factory=dict)
+    skipped_in_a_row: int = 0
+
+    @property
+    def candidate(self) -> nn.Module:
+        """The network that is validated and kept: the average where there is one."""
+        return self.average.module if self.average else self.network
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the epochs to come depend on. Random numbers do not: they are functions of (seed, epoch, slice)."""
+        return {
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
+            "optimizer": self.optimizer.state_dict(),
+            **{name: getattr(self, name) for name in ROWS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.network.load_state_dict(state["network"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in ROWS:
+            setattr(self, name, state[name])
+
+
+ROWS = ("history", "best_epoch", "best_weights", "skipped_in_a_row")
+
+
 def fit(
     network: nn.Module,
     train: SliceDataset,
     val: SliceDataset,
     params: FitParams,
     state: Path,
-    augment: Callable[[Batch, int], Batch] | None = None,
+    augment: Callable[[Batch, int], Batch] = lambda batch, epoch: batch,
     on_epoch: Callable[[History], None] = lambda history: None,
     progress: str = "training",
 ) -> History:
     """Train `network` in place and leave it with the weights of the epoch that did best on `val`.
 
-    state:    folder of this training alone; what lies in it from an earlier, interrupted run is gone on from
+    state:    file of this training alone; what it holds of an earlier, interrupted run is gone on from
     augment:  (batch, epoch) to a batch; for what the dataset does not do itself
     on_epoch: told the history after each epoch
 
-    Returns a row per epoch: epoch, loss, val_ssim, learning_rate, skipped (steps without a finite gradient).
+    Returns a row per epoch: epoch, loss, val_ssim, learning_rate, skipped (updates without a finite gradient).
     Raises InputError where there is nothing to train on, or the training diverges.
     """
     if not len(train) or not len(val):
         raise InputError(
             f"{progress}: the {'val' if len(train) else 'train'} split has no slice with a target; it needs one"
         )
-    set_seed(params.seed)
-    accelerator = Accelerator(mixed_precision="bf16" if params.precision == "bf16" else "no")
-    layout = torch.channels_last if params.channels_last else torch.contiguous_format
-    network.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]  # torch's stub lacks it
-    loaders = [_loader(split, params, accelerator, shuffle=split is train) for split in (train, val)]
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(params.ema)) if params.ema else None
-    n_updates = params.epochs * math.ceil(len(loaders[0]) / params.accumulate)
-    model, optimizer = accelerator.prepare(
-        torch.compile(network) if params.compile else network, _optimizer(network, params)
-    )
-    scheduler = LambdaLR(optimizer.optimizer, _learning_rate(params, n_updates))
-    kept = Kept(network)
-    accelerator.register_for_checkpointing(scheduler, kept, *([average] if average else []))
-    _resume(accelerator, state)
-
+    training = _begin(network, train, val, params, augment)
+    _resume(training, state)
+    main, n_steps = training.accelerator.is_main_process, len(training.train)
     with tqdm(
-        total=params.epochs * len(loaders[0]), initial=len(kept.history) * len(loaders[0]),
-        desc=progress, unit="step", disable=None if accelerator.is_main_process else True,
+        total=params.epochs * n_steps, initial=len(training.history) * n_steps,
+        desc=progress, unit="step", disable=None if main else True,
     ) as bar:  # fmt: skip
-        for epoch in range(len(kept.history), params.epochs):
-            if params.early_stop and epoch - kept.best_epoch > params.early_stop:
+        for epoch in range(len(training.history), params.epochs):
+            if params.early_stop and epoch - training.best_epoch > params.early_stop:
                 break
-            loss, skipped = _train_epoch(
-                epoch, model, average, loaders[0], accelerator, optimizer, scheduler, params, augment, bar
-            )
-            best = average.module if average else network
-            score = _validate(best, loaders[1], accelerator, params)
-            row = {"epoch": epoch + 1, "loss": loss, "val_ssim": score}
-            row |= {"learning_rate": optimizer.param_groups[0]["lr"], "skipped": skipped}
-            kept.keep(row, best)
-            _save(accelerator, state)
-            if accelerator.is_main_process:
-                on_epoch(kept.history)
-    network.load_state_dict(kept.weights)
-    accelerator.wait_for_everyone()
-    return kept.history
+            row = _train_epoch(training, epoch, bar)
+            _keep(training, row | {"val_ssim": _validate(training)})
+            _save(training, state)
+            if main:
+                on_epoch(training.history)
+    network.load_state_dict(training.best_weights)
+    training.accelerator.wait_for_everyone()
+    return training.history
 
 
-def finished(
-    store: Store, stage: str, facts: Mapping[str, Any], train: Callable[[Path, Path], None]
-) -> Entry | None:
-    """The network that `stage` makes of `facts`: taken from the store, else `train(folder, state)` writes it into the folder.
+def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable[[Path, Path], None]) -> Entry | None:
+    """The network that `stage` makes of `facts`: taken from the store, else `train(folder, state)` writes it there.
 
-    Under torchrun the first process asks the store, and all train or none does; the others get None and a folder to ignore.
+    Under torchrun the first process asks the store, and all train or none does; the others get None and a folder to
+    ignore.
     """
-    key, process = entry_key(stage, facts), PartialState()
+    key, process = entry_key(stage, facts), PartialState(cpu=CPU)
     state = store.training(key) / "state"
     if not process.is_main_process:
         if broadcast_object_list([None])[0]:
@@ -195,114 +222,116 @@ def deliver(store: Store, entry: Entry | None, network: Path, curves: Path) -> d
     shutil.copyfile(network / CURVES, curves)
     curves.chmod(0o644)
     names, *rows = [line.split("\t") for line in curves.read_text().splitlines()]
+    if not rows:  # imported weights, left as they were
+        return {"epochs": 0}
     best = max(float(row[names.index("val_ssim")]) for row in rows)
     return {"epochs": len(rows), "val SSIM at best": f"{best:.4f}"}
 
 
-class Kept:
-    """The best weights so far and the rows of all epochs: what a training has to show for itself."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.history: History = []
-        self.best_epoch = -1
-        self.weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-
-    def keep(self, row: dict[str, float], network: nn.Module) -> None:
-        """Add the row of an epoch, and the weights where none did better."""
-        if not self.history or row["val_ssim"] > self.history[self.best_epoch]["val_ssim"]:
-            self.best_epoch = len(self.history)
-            self.weights = {
-                name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()
-            }
-        self.history.append(row)
-
-    def state_dict(self) -> dict[str, Any]:
-        """For Accelerate, which saves and restores what has these two methods."""
-        return {"history": self.history, "best_epoch": self.best_epoch, "weights": self.weights}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.history, self.best_epoch, self.weights = state["history"], state["best_epoch"], state["weights"]
-
-
-def _train_epoch(
-    epoch: int,
-    model: nn.Module,
-    average: AveragedModel | None,
-    loader: DataLoader[Any],
-    accelerator: Accelerator,
-    optimizer: Optimizer,
-    scheduler: LambdaLR,
+def _begin(
+    network: nn.Module,
+    train: SliceDataset,
+    val: SliceDataset,
     params: FitParams,
-    augment: Callable[[Batch, int], Batch] | None,
-    bar: "tqdm[Any]",
-) -> tuple[float, int]:
-    """One pass over all slices: their mean loss, and how many steps were skipped for want of a finite gradient."""
-    batches: ShapeBatches = loader.batch_sampler  # type: ignore[assignment]
+    augment: Callable[[Batch, int], Batch],
+) -> Training:
+    """The training before its first step."""
+    accelerator = Accelerator(cpu=CPU)
+    layout = torch.channels_last if params.channels_last else torch.contiguous_format
+    network.to(accelerator.device, memory_format=layout)  # type: ignore[call-overload]  # torch's stub lacks it
+    # A copy, so before `prepare` and `compile` wrap what is copied.
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(params.ema)) if params.ema else None
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[params.optimizer]
+    optimizer = kind(network.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
+    return Training(
+        network, accelerator.prepare(torch.compile(network) if params.compile else network), average, optimizer,
+        _loader(train, params, accelerator, shuffle=True), _loader(val, params, accelerator, shuffle=False),
+        accelerator, params, augment,
+    )  # fmt: skip
+
+
+def _train_epoch(training: Training, epoch: int, bar: "tqdm[Any]") -> Row:
+    """One pass over all slices. The row of the epoch: mean loss, last learning rate, how many updates were skipped."""
+    params, accelerator = training.params, training.accelerator
+    batches: ShapeBatches = training.train.batch_sampler  # type: ignore[assignment]
     batches.set_epoch(epoch)
-    loader.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
-    total, skipped, in_a_row = torch.zeros((), device=accelerator.device), 0, 0
-    model.train()
-    for step, batch in enumerate(loader):
+    training.train.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+    set_seed(_seed(params.seed, epoch, accelerator.process_index))
+    n_skipped, update, total = 0, epoch * batches.n_updates, torch.zeros((), device=accelerator.device)
+    training.model.train()
+    for step, batch in enumerate(training.train):
         end_if_orphaned()
-        batch = _to_device(batch, accelerator.device)
-        if augment is not None:
-            batch = augment(batch, epoch)
-        first = step - step % params.accumulate
-        window = range(first, min(first + params.accumulate, len(batches)))
-        n_slices = sum(batches.n_slices(i) for i in window)  # in all processes, until the weights move
-        with accelerator.autocast():
-            output = predict(model, batch)
-        losses = reconstruction_loss(output.float(), batch["target"], batch["maximum"], params.loss)
-        losses = losses * batches.weight(step)
-        # Processes average their gradients; the sum of losses over all slices of all of them is what each slice weighs
-        # the same in. The same holds for the steps that are accumulated.
-        accelerator.backward(losses.sum() * (accelerator.num_processes / n_slices))
+        batch = training.augment(_to_device(batch, accelerator.device), epoch)
+        output = _predict(training.model, batch, training)
+        losses = reconstruction_loss(output, batch["target"], batch["maximum"], params.loss) * batches.weight(step)
         total += losses.detach().sum().nan_to_num(0, 0, 0)
-        if step == window[-1]:
-            norm = nn.utils.clip_grad_norm_(model.parameters(), params.clip or math.inf)
-            if norm.isfinite():
-                optimizer.step()
-                in_a_row = 0
-                if average is not None:
-                    average.update_parameters(accelerator.unwrap_model(model))
-            else:
-                skipped, in_a_row = skipped + 1, in_a_row + 1
-                if in_a_row >= MAX_SKIPPED:
-                    raise InputError(
-                        f"training diverged: {MAX_SKIPPED} steps in a row without a finite gradient, epoch {epoch + 1}; "
-                        "a lower fit.learning_rate or a fit.clip would help"
-                    )
-            optimizer.zero_grad(set_to_none=True)
-            scheduler.step()
+        # Gradients are averaged over processes and added up over steps: this makes them the mean over the update.
+        accelerator.backward(losses.sum() * (accelerator.num_processes / batches.n_slices(step)))
+        if batches.ends_update(step):
+            rate = learning_rate(params, update, params.epochs * batches.n_updates)
+            n_skipped += not _update(training, rate)
+            update += 1
+            if training.skipped_in_a_row >= MAX_SKIPPED:
+                raise InputError(
+                    f"training diverged: {MAX_SKIPPED} updates in a row without a finite gradient, epoch {epoch + 1}; "
+                    "a lower fit.learning_rate or a fit.clip would help"
+                )
         bar.update()
-    return float(accelerator.reduce(total)) / len(loader.dataset), skipped  # type: ignore[arg-type]
+    loss = float(accelerator.reduce(total)) / len(training.train.dataset)  # type: ignore[arg-type]
+    return {"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "skipped": n_skipped}
+
+
+def _update(training: Training, rate: float) -> bool:
+    """Move the weights and their average, unless the gradient is not finite; whether they moved."""
+    norm = nn.utils.clip_grad_norm_(training.network.parameters(), training.params.clip or math.inf)
+    finite = bool(norm.isfinite())
+    training.skipped_in_a_row = 0 if finite else training.skipped_in_a_row + 1
+    if finite:
+        for group in training.optimizer.param_groups:
+            group["lr"] = rate
+        training.optimizer.step()
+        if training.average is not None:
+            training.average.update_parameters(training.network)
+    training.optimizer.zero_grad(set_to_none=True)
+    return finite
 
 
 @torch.no_grad()
-def _validate(
-    network: nn.Module, loader: DataLoader[Any], accelerator: Accelerator, params: FitParams
-) -> float:
-    """Mean SSIM over all slices, in the region of the loss."""
-    batches: ShapeBatches = loader.batch_sampler  # type: ignore[assignment]
-    total = torch.zeros((), device=accelerator.device)
-    network.eval()
-    for step, batch in enumerate(loader):
+def _validate(training: Training) -> float:
+    """Mean SSIM over all slices, in the region of the loss; an image that is not finite counts as the worst of all."""
+    batches: ShapeBatches = training.val.batch_sampler  # type: ignore[assignment]
+    total = torch.zeros((), device=training.accelerator.device)
+    training.candidate.eval()
+    for step, batch in enumerate(training.val):
         end_if_orphaned()
-        batch = _to_device(batch, accelerator.device)
-        with accelerator.autocast():
-            output = predict(network, batch)
-        values = ssim(output.float(), batch["target"], batch["maximum"], params.loss)
-        total += batches.weight(step) * values.sum()
-    return float(accelerator.reduce(total)) / len(loader.dataset)  # type: ignore[arg-type]
+        batch = _to_device(batch, training.accelerator.device)
+        output = _predict(training.candidate, batch, training)
+        values = ssim(output, batch["target"], batch["maximum"], training.params.loss)
+        total += batches.weight(step) * values.nan_to_num(-1, -1, -1).sum()
+    return float(training.accelerator.reduce(total)) / len(training.val.dataset)  # type: ignore[arg-type]
 
 
-def _loader(
-    split: SliceDataset, params: FitParams, accelerator: Accelerator, shuffle: bool
-) -> DataLoader[Any]:
+def _predict(network: nn.Module, batch: Batch, training: Training) -> Float[Tensor, "batch y x"]:
+    """The image in float32, whatever the convolutions computed in."""
+    bf16 = training.params.precision == "bf16"
+    with torch.autocast(training.accelerator.device.type, torch.bfloat16, enabled=bf16):
+        return predict(network, batch).float()
+
+
+def _keep(training: Training, row: Row) -> None:
+    """Add the row of an epoch, and take its weights where no epoch did better."""
+    history = training.history
+    if not history or row["val_ssim"] > history[training.best_epoch]["val_ssim"]:
+        training.best_epoch = len(history)
+        weights = training.candidate.state_dict()
+        training.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+    history.append(row)
+
+
+def _loader(split: SliceDataset, params: FitParams, accelerator: Accelerator, shuffle: bool) -> DataLoader[Any]:
     loader = params.loader
     batches = ShapeBatches(
-        split.shapes, params.batch_size, seed=params.seed, shuffle=shuffle,
+        split.shapes, params.batch_size, seed=params.seed, shuffle=shuffle, accumulate=params.accumulate,
         rank=accelerator.process_index, world=accelerator.num_processes,
     )  # fmt: skip
     return DataLoader(
@@ -325,57 +354,46 @@ def _to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: move(value) for name, value in batch.items()}
 
 
-def _optimizer(network: nn.Module, params: FitParams) -> Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[params.optimizer]
-    return kind(network.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def _learning_rate(params: FitParams, n_updates: int) -> Callable[[int], float]:
-    """The factor on the learning rate at each update: a linear rise, then the schedule over what is left."""
+def learning_rate(params: FitParams, update: int, n_updates: int) -> float:
+    """The learning rate of an update: a linear rise, then the schedule over what is left."""
     n_warmup = round(params.warmup * n_updates)
-
-    def factor(update: int) -> float:
-        if update < n_warmup:
-            return (update + 1) / (n_warmup + 1)
-        done = (update - n_warmup) / max(1, n_updates - n_warmup)
-        if params.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * done))
-        return 0.5 ** (update * params.epochs // n_updates) if params.schedule == "halving" else 1.0
-
-    return factor
+    if update < n_warmup:
+        return params.learning_rate * (update + 1) / (n_warmup + 1)
+    if params.schedule == "cosine":
+        done = (update - n_warmup) / (n_updates - n_warmup)
+        return params.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    n_halvings = update * params.epochs // n_updates if params.schedule == "halving" else 0
+    return params.learning_rate * 0.5**n_halvings
 
 
 def write_curves(file: Path, history: History) -> None:
     """The rows of all epochs as TSV, which `dvc plots` draws; whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(file.name + ".new")
-    lines = ["\t".join(history[0])] + ["\t".join(repr(value) for value in row.values()) for row in history]
+    names = list(history[0]) if history else ["epoch", "loss", "val_ssim", "learning_rate", "skipped"]
+    lines = ["\t".join(names)] + ["\t".join(repr(value) for value in row.values()) for row in history]
     fresh.write_text("\n".join(lines) + "\n")
     fresh.replace(file)
 
 
-def _save(accelerator: Accelerator, state: Path) -> None:
-    """A new folder first, then a rename: a kill leaves the old state or the new one, never half of one."""
-    fresh, old = state.with_name(state.name + ".new"), state.with_name(state.name + ".old")
-    if accelerator.is_main_process:
-        shutil.rmtree(fresh, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(fresh))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(old, ignore_errors=True)
-        if state.exists():
-            state.rename(old)
-        fresh.rename(state)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()
+def _save(training: Training, state: Path) -> None:
+    """A new file first, then a rename: a kill leaves the old state or the new one, never half of one."""
+    if training.accelerator.is_main_process:
+        fresh = state.with_name(state.name + ".new")
+        with fresh.open("wb") as file:
+            torch.save(training.state_dict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(state)
+    training.accelerator.wait_for_everyone()
 
 
-def _resume(accelerator: Accelerator, state: Path) -> None:
-    """Go on from the last state that was finished, if there is one."""
-    old = state.with_name(state.name + ".old")
-    if accelerator.is_main_process and old.exists() and not state.exists():
-        old.rename(state)  # killed between the two renames of `_save`
-    accelerator.wait_for_everyone()
+def _resume(training: Training, state: Path) -> None:
+    """Go on from the last epoch that was finished, if there is one."""
+    training.accelerator.wait_for_everyone()
     if state.exists():
-        accelerator.load_state(str(state))
+        training.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))

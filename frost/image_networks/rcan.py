@@ -23,23 +23,15 @@ class RCANParams(Params):
     features: int = Field(ge=1)
     groups: int = Field(ge=1, description="residual groups; the unit of `checkpointing: group`")
     blocks: int = Field(ge=1, description="residual blocks in each group")
-    block: Literal["plain", "bottleneck"] = Field(
-        description="two 3x3 convolutions, or 1x1, 3x3, 1x1 at a quarter"
-    )
-    reduction: int | None = Field(
-        ge=1, description="features over the width of channel attention; null: none"
-    )
-    residual_scaling: float = Field(
-        gt=0, le=1, description="share of a block's output that is added; 2022: 0.125"
-    )
+    block: Literal["plain", "bottleneck"] = Field(description="two 3x3 convolutions, or 1x1, 3x3, 1x1 at a quarter")
+    reduction: int | None = Field(ge=1, description="features over the width of channel attention; null: none")
+    residual_scaling: float = Field(gt=0, le=1, description="share of a block's output that is added; 2022: 0.125")
     unshuffle: int = Field(ge=1, le=4, description="n x n pixels become channels: n * n times less work")
     residual: bool = Field(description="the output is added to the first input, and starts at zero")
     checkpointing: Literal["none", "group", "nested"] = Field(
         description="what is recomputed in the backward pass: nothing, each group, or segments inside each group too"
     )
-    segments: int = Field(
-        ge=1, description="parts of a group with `checkpointing: nested`; about sqrt(blocks)"
-    )
+    segments: int = Field(ge=1, description="parts of a group with `checkpointing: nested`; about sqrt(blocks)")
 
 
 class RCAN(nn.Module):
@@ -54,9 +46,7 @@ class RCAN(nn.Module):
         self.head = nn.Conv2d(n_inputs * n_pixels, params.features, kernel_size=3, padding=1)
         self.groups = nn.ModuleList(ResidualGroup(params) for _ in range(params.groups))
         self.tail = nn.Conv2d(params.features, n_pixels, kernel_size=3, padding=1)
-        if (
-            params.residual
-        ):  # the untrained network returns its input: no training step is spent on learning that
+        if params.residual:  # the untrained network returns its input: no training step is spent on learning that
             nn.init.zeros_(self.tail.weight)
             nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]  # a convolution with a bias has one
 
@@ -65,13 +55,9 @@ class RCAN(nn.Module):
         height, width = inputs.shape[-2:]
         scale = input_scale(inputs)
         images = inputs / scale
-        features = functional.pixel_unshuffle(
-            pad_to_multiple(images, self.params.unshuffle), self.params.unshuffle
-        )
+        features = functional.pixel_unshuffle(pad_to_multiple(images, self.params.unshuffle), self.params.unshuffle)
         features = self.tail(self.trunk(self.head(features)))
-        output = functional.pixel_shuffle(features.to(images.dtype), self.params.unshuffle)[
-            ..., :height, :width
-        ]
+        output = functional.pixel_shuffle(features.to(images.dtype), self.params.unshuffle)[..., :height, :width]
         if self.params.residual:
             output = output + images[:, :1]
         return (output * scale)[:, 0]

@@ -16,9 +16,7 @@ def input_scale(inputs: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "ba
     return torch.where(scale > 0, scale, 1.0)
 
 
-def pad_to_multiple(
-    images: Float[Tensor, "batch channel y x"], multiple: int
-) -> Float[Tensor, "batch channel h w"]:
+def pad_to_multiple(images: Float[Tensor, "batch channel y x"], multiple: int) -> Float[Tensor, "batch channel h w"]:
     """Repeat the last row and column until both sizes are multiples; crop the result back with `[..., :y, :x]`."""
     height, width = images.shape[-2:]
     return functional.pad(images, (0, -width % multiple, 0, -height % multiple), mode="replicate")

@@ -1,0 +1,179 @@
+"""What each choice of stage 2 is worth: validation SSIM on the cached pairs, one change from params.yaml at a time.
+
+    python -m bench.ablation [--results FILE] [--table]
+
+Trains every variant that the results file does not have yet, one after another, each in a process of its own with one
+thread; ended at any moment, the same line goes on. `--table` prints what there is. Everything is chosen on `val`;
+`test` is scored for the default and for the 2022 entry's choices alone.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from ruamel.yaml import YAML
+from torch import nn
+from torch.utils.data import DataLoader
+
+from frost.augment import augment
+from frost.batches import ShapeBatches
+from frost.checkpoint import build
+from frost.image_networks import IMAGE_NETWORKS
+from frost.losses import ssim
+from frost.pairs import PairDataset
+from frost.params import checked
+from frost.training import fit, predict
+from stages.train_rcan import TrainRCANParams
+
+Changes = dict[str, Any]
+
+BOTTLENECK: Changes = {"network.block": "bottleneck", "network.features": 64, "network.blocks": 5}  # as many parameters
+
+#: what differs from params.yaml, by variant
+VARIANTS: dict[str, Changes] = {
+    "default": {},
+    "without GRAPPA": {"inputs": ["varnet"]},
+    "direct output": {"network.residual": False},
+    "bottleneck blocks, equal parameters": BOTTLENECK,
+    "EMA off": {"fit.ema": None},
+    "flips off": {"augment.flip_x": 0.0},
+    "halving every epoch": {"fit.schedule": "halving", "fit.warmup": 0.0},
+    "batch 1": {"fit.batch_size": 1},
+    "batch 4": {"fit.batch_size": 4},
+    "zero-filled as a third input": {"inputs": ["varnet", "grappa", "zero_filled"]},
+    "no channel attention": {"network.reduction": None},
+    "L1": {"fit.loss.ssim": 0.0, "fit.loss.l1": 1.0},
+    "SSIM + L1": {"fit.loss.l1": 1.0},
+    "learning rate x 2": {"fit.learning_rate": 4e-3},
+    "learning rate x 1/2": {"fit.learning_rate": 1e-3},
+    "neighbouring slices": {"inputs": ["varnet", "grappa", "varnet-1", "varnet+1"]},
+    "the 2022 entry's choices": {
+        **BOTTLENECK, "network.residual": False, "network.residual_scaling": 0.125, "augment.flip_x": 0.0,
+        "fit.batch_size": 1, "fit.schedule": "halving", "fit.warmup": 0.0, "fit.learning_rate": 1e-3, "fit.ema": None,
+    },
+    "CutMix": {"augment.cutmix": 0.5},
+    "rotations": {"augment.rotate": 0.5},
+    "shifts": {"augment.shift": 4},
+    "up-down flips": {"augment.flip_y": 0.5},
+    "AdamW": {"fit.optimizer": "adamw", "fit.weight_decay": 1e-2},
+    "loss in the foreground": {"fit.loss.region": "foreground", "fit.loss.threshold": 2e-5},
+    "full resolution, equal time": {"network.unshuffle": 1, "network.features": 16},
+    "8 epochs": {"fit.epochs": 8},
+}  # fmt: skip
+SEEDS = {"default": [0, 1, 2]}
+TESTED = ("default", "the 2022 entry's choices")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train what is missing, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("scratch/ablation.jsonl"))
+    parser.add_argument("--images", type=Path, default=Path("data/images.zarr"))
+    parser.add_argument("--varnet", type=Path, default=Path("data/varnet.zarr"))
+    parser.add_argument("--seeds", type=int, help="seeds of every variant; by default as many as a decision needs")
+    parser.add_argument("--only", nargs="*", metavar="VARIANT", help="these variants alone")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--run", nargs=2, metavar=("VARIANT", "SEED"), help="train one, in this process")
+    asked = parser.parse_args(argv)
+    if asked.run:
+        name, seed = asked.run[0], int(asked.run[1])
+        print(json.dumps(train(name, seed, asked.images, asked.varnet)))
+    elif not asked.table:
+        asked.results.parent.mkdir(parents=True, exist_ok=True)
+        for name in asked.only or VARIANTS:
+            for seed in range(asked.seeds) if asked.seeds else SEEDS.get(name, [0]):
+                if (name, seed) not in {(row["variant"], row["seed"]) for row in rows(asked.results)}:
+                    train_apart(name, seed, asked)
+    if not asked.run:
+        print(table(rows(asked.results)))
+
+
+def train_apart(name: str, seed: int, asked: argparse.Namespace) -> None:
+    """One training in a process of its own; its row goes to the end of the results file."""
+    command = [sys.executable, "-m", "bench.ablation", "--run", name, str(seed)]
+    command += ["--images", str(asked.images), "--varnet", str(asked.varnet)]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, check=True
+    )
+    line = done.stdout.splitlines()[-1]
+    print(line, flush=True)
+    with asked.results.open("a") as file:
+        file.write(line + "\n")
+
+
+def train(name: str, seed: int, images: Path, varnet: Path) -> dict[str, Any]:
+    """Train one variant; its best validation SSIM, seconds of CPU, and how many parameters it has."""
+    section = YAML(typ="safe").load(Path("params.yaml").read_text())["train_rcan"]
+    for key, value in (VARIANTS[name] | {"fit.seed": seed}).items():
+        *groups, last = key.split(".")
+        place = section
+        for group in groups:
+            place = place[group]
+        place[last] = value
+    params = checked(TrainRCANParams, section, name)
+    set_seed(seed)
+    network = build(IMAGE_NETWORKS, params.network, len(params.inputs))
+    splits = {split: PairDataset(images / split, varnet / split, params.inputs) for split in ("train", "val", "test")}
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as state:
+        change = partial(augment, params=params.augment, seed=seed)
+        history = fit(network, splits["train"], splits["val"], params.fit, Path(state) / "state", augment=change)
+    row = {"variant": name, "seed": seed, "val_ssim": max(row["val_ssim"] for row in history)}
+    row |= {"cpu_seconds": time.process_time() - start, "parameters": sum(p.numel() for p in network.parameters())}
+    # One region for all, whatever region was trained on.
+    frame = params.fit.loss.model_copy(update={"region": "frame"})
+    scored = ["val", "test"] if name in TESTED else ["val"]
+    return row | {f"{split}_frame_ssim": mean_ssim(network, splits[split], frame) for split in scored}
+
+
+@torch.no_grad()
+def mean_ssim(network: nn.Module, split: PairDataset, params: Any) -> float:
+    """Mean SSIM over all slices."""
+    network.eval()
+    loader = DataLoader(split, batch_sampler=ShapeBatches(split.shapes, 4, seed=0, shuffle=False))
+    values = [ssim(predict(network, batch), batch["target"], batch["maximum"].float(), params) for batch in loader]
+    return float(torch.cat(values).mean())
+
+
+def rows(results: Path) -> list[dict[str, Any]]:
+    """The trainings that are done."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def table(done: list[dict[str, Any]]) -> str:
+    """Markdown: mean and spread of validation SSIM by variant, the best first."""
+    by_variant = {name: [row for row in done if row["variant"] == name] for name in VARIANTS}
+    scores = {name: [row["val_frame_ssim"] for row in some] for name, some in by_variant.items() if some}
+    if not scores:
+        return "nothing trained yet"
+    base = statistics.mean(scores.get("default", [float("nan")]))
+    lines = [
+        "| variant | val SSIM | spread | over default | seeds | parameters | CPU s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(scores, key=lambda name: -statistics.mean(scores[name])):
+        values, some = scores[name], by_variant[name]
+        spread = f"{max(values) - min(values):.4f}" if len(values) > 1 else ""
+        seconds = statistics.mean(row["cpu_seconds"] for row in some)
+        mean = statistics.mean(values)
+        cells = [name, f"{mean:.4f}", spread, f"{mean - base:+.4f}", len(values), f"{some[0]['parameters']:,}"]
+        lines.append(f"| {' | '.join(map(str, cells))} | {seconds:.0f} |")
+    for name in TESTED:
+        values = [row["test_frame_ssim"] for row in by_variant[name]]
+        if values:
+            lines.append(f"\nTest SSIM, {name}: {statistics.mean(values):.4f} ({len(values)} seeds).")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """The frozen network's image of every slice: what stage `cache_varnet` keeps, so that nobody has to ask it again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,12 @@ from frost.volumes import Volume
 
 
 def write_network_images(
-    folder: Path, source: Path, volume: Volume, network: nn.Module, digest: str, device: torch.device
+    folder: Path, source: Path, volume: Volume, network: nn.Module, made_by: Mapping[str, str], device: torch.device
 ) -> None:
-    """The network's image of every slice, as channel `varnet`, with the digest of the network that made it."""
+    """The network's image of every slice, as channel `varnet`, and who made them: at least `network`, its digest."""
     with VolumeReader(source, volume) as reader:
         images = network_images(reader, network, device)
-        attributes = {**reader.attributes(), "network": digest}
-        write_volume(folder, images, volume.n_slices, ["varnet"], attributes)
+        write_volume(folder, images, volume.n_slices, ["varnet"], {**reader.attributes(), **made_by})
 
 
 @torch.no_grad()

@@ -88,6 +88,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             "masks": [dict(zip(words, mask)) for mask in sorted(masks, key=str)],
             "prepare": attributes[0]["prepare"] if attributes else None,
             "networks": sorted({self._varnet[name].attributes["network"] for name in self.names}),
+            "saw_validation": any("val" in self._varnet[n].attributes.get("trained_on", "") for n in self.names),
         }
 
     def _array(self, name: str, channel: str) -> VolumeArray:
@@ -126,15 +127,11 @@ def _parse(name: str) -> tuple[str, int]:
     """`varnet-1` is channel `varnet` of the slice before."""
     match = re.fullmatch(r"([a-z_]+)([+-]\d+)?", name)
     if match is None:
-        raise InputError(
-            f"inputs: {name!r} is no channel such as varnet or grappa, nor one like varnet-1 or varnet+1"
-        )
+        raise InputError(f"inputs: {name!r} is no channel such as varnet or grappa, nor one like varnet-1 or varnet+1")
     return match[1], int(match[2] or 0)
 
 
-def _check_same(
-    images: Path, varnet: Path, left: Mapping[str, VolumeArray], right: Mapping[str, VolumeArray]
-) -> None:
+def _check_same(images: Path, varnet: Path, left: Mapping[str, VolumeArray], right: Mapping[str, VolumeArray]) -> None:
     for name in sorted(set(left) ^ set(right)):
         here, there = (images, varnet) if name in left else (varnet, images)
         raise InputError(f"{here / name}: this volume is not in {there}: run `dvc repro`")
@@ -142,10 +139,6 @@ def _check_same(
         a, b = left[name], right[name]
         for key in ("identity", "mask"):
             if a.attributes.get(key) != b.attributes.get(key):
-                raise InputError(
-                    f"{varnet / name}: its {key} is not that of {images / name}: run `dvc repro`"
-                )
+                raise InputError(f"{varnet / name}: its {key} is not that of {images / name}: run `dvc repro`")
         if (len(a), *a.shape[2:]) != (len(b), *b.shape[2:]):
-            raise InputError(
-                f"{varnet / name}: its shape {b.shape} does not fit that of {images / name}, {a.shape}"
-            )
+            raise InputError(f"{varnet / name}: its shape {b.shape} does not fit that of {images / name}, {a.shape}")

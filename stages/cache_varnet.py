@@ -1,11 +1,16 @@
 """Stage `cache_varnet`: the frozen network, once over every slice. Whoever needs its images reads them from here."""
 
-from functools import partial
+import sys
+from functools import cache, partial
 from pathlib import Path
 
 from accelerate import PartialState
+from pydantic import Field
+from torch import nn
 
-from frost.checkpoint import load_network, network_digest, network_module
+from frost.checkpoint import load_network, network_module
+from frost.folds import Frozen, frozen_networks, saw, who_speaks
+from frost.foreign import file_digest, find_images, write_foreign_images
 from frost.frozen import write_network_images
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.launch import run, summary
@@ -18,41 +23,72 @@ from frost.volumes import SPLITS, Volume, read_index
 class CacheParams(Params):
     """Section `cache_varnet` of params.yaml."""
 
+    import_: str | None = Field(
+        alias="import", description="folder of images that another program made, in VarNet's place: one h5 a volume"
+    )
+
 
 def main(argv: list[str] | None = None) -> None:
     """Write `--varnet DIR`/{train,val,test}, one Zarr array a volume."""
     paths = stage_paths(argv, "index", "source", "network", "varnet", about=__doc__)
-    load_params("cache_varnet", CacheParams)
-    store, sources = (
-        Store(store_root()),
-        source_digest("frost.frozen", network_module(paths.network, KSPACE_NETWORKS)),
-    )
-    digest = network_digest(paths.network)
-
-    def task(volume: Volume) -> Task:
-        return Task(
-            volume.name,
-            volume.n_slices,
-            {"sources": sources, "volume": volume.facts(), "network": digest},
-            volume,
-        )
-
+    params, store = load_params("cache_varnet", CacheParams), Store(store_root())
     volumes = {split: read_index(paths.index / f"{split}.json") for split in SPLITS}
-    splits = {paths.varnet / split: [task(volume) for volume in volumes[split]] for split in SPLITS}
-    on_cpu = PartialState().device.type == "cpu"
+    everyone = [volume for split in SPLITS for volume in volumes[split]]
     with summary("cache_varnet") as says, stage_lock(store, "cache_varnet"):
-        make = partial(writer, paths.source, paths.network, digest)
-        says["slices computed"] = produce_all(
-            store, "cache_varnet", splits, make, processes=None if on_cpu else 0
-        )
-        says["volumes"] = sum(map(len, volumes.values()))
+        if params.import_:
+            files = find_images(Path(params.import_), everyone)
+            tasks = {volume.key: imported(volume, files[volume.key]) for volume in everyone}
+            make = partial(copier, paths.source)
+        else:
+            networks = frozen_networks(paths.network)
+            sources = source_digest("frost.frozen", network_module(paths.network, KSPACE_NETWORKS))
+            speakers = {volume.key: who_speaks(networks, volume) for volume in everyone}
+            tasks = {volume.key: asked(volume, speakers[volume.key], sources) for volume in everyone}
+            make = partial(writer, paths.source)
+            if isinstance(words := networks[0].trained_on, str):
+                sys.stderr.write(
+                    f"cache_varnet: the network was trained on {words}: no volume is sure to be new to it\n"
+                )
+            says["volumes by a network that saw them"] = sum(saw(speakers[v.key], v) for v in everyone)
+        splits = {paths.varnet / split: [tasks[volume.key] for volume in volumes[split]] for split in SPLITS}
+        on_cpu = PartialState().device.type == "cpu"
+        says["slices computed"] = produce_all(store, "cache_varnet", splits, make, processes=None if on_cpu else 0)
+        says["volumes"] = len(everyone)
 
 
-def writer(source: Path, folder: Path, digest: str) -> Compute:
-    """What each process does with a volume: the network is loaded once, and is on its own device."""
+def asked(volume: Volume, network: Frozen, sources: str) -> Task:
+    """To ask `network` about a volume. Words about what it saw go into the cache, and so into the key."""
+    made_by = {"network": network.digest}
+    if isinstance(network.trained_on, str):
+        made_by["trained_on"] = network.trained_on
+    facts = {"sources": sources, "volume": volume.facts(), **made_by}
+    return Task(volume.name, volume.n_slices, facts, (volume, network.folder, made_by))
+
+
+def imported(volume: Volume, file: Path) -> Task:
+    """To take over the images in `file`."""
+    facts = {"sources": source_digest("frost.foreign"), "volume": volume.facts(), "image": file_digest(file)}
+    return Task(volume.name, volume.n_slices, facts, (volume, file))
+
+
+def writer(source: Path) -> Compute:
+    """What each process does with a volume: a network is loaded once, and is on its own device."""
     device = PartialState().device
-    network = load_network(folder, KSPACE_NETWORKS).to(device)
-    return lambda volume, out: write_network_images(out, source, volume, network, digest, device)
+
+    @cache
+    def network(folder: Path) -> nn.Module:
+        return load_network(folder, KSPACE_NETWORKS).to(device)
+
+    def compute(item: tuple[Volume, Path, dict[str, str]], out: Path) -> None:
+        volume, folder, made_by = item
+        write_network_images(out, source, volume, network(folder), made_by, device)
+
+    return compute
+
+
+def copier(source: Path) -> Compute:
+    """What each process does with a volume whose images are there already."""
+    return lambda item, out: write_foreign_images(out, source, *item)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     paths = stage_paths(argv, "images", "varnet", "network", "curves", about=__doc__)
     params = load_params("train_rcan", TrainRCANParams)
     where = "params.yaml: train_rcan.network"
-    train, val = (
-        PairDataset(paths.images / split, paths.varnet / split, params.inputs) for split in ("train", "val")
-    )
+    train, val = (PairDataset(paths.images / split, paths.varnet / split, params.inputs) for split in ("train", "val"))
 
     def training(folder: Path, state: Path) -> None:
         set_seed(params.fit.seed)
@@ -45,15 +43,13 @@ def main(argv: list[str] | None = None) -> None:
             on_epoch=lambda rows: write_curves(paths.curves, rows), progress="train_rcan",
         )  # fmt: skip
         sizes = (len(params.inputs),)
-        save_network(
-            folder, params.network.name, network, sizes, inputs=params.inputs, made_by=train.made_by()
-        )
+        # With folds each training volume has a network of its own; new scans get the one that val got.
+        made_by = train.made_by() | {"networks": val.made_by()["networks"]}
+        save_network(folder, params.network.name, network, sizes, inputs=params.inputs, made_by=made_by)
         write_curves(folder / "curves.tsv", history)
 
     store = Store(store_root())
-    indexes = [
-        cache / split / "zarr.json" for cache in (paths.images, paths.varnet) for split in ("train", "val")
-    ]
+    indexes = [cache / split / "zarr.json" for cache in (paths.images, paths.varnet) for split in ("train", "val")]
     facts = {
         "sources": source_digest(
             "frost.training",

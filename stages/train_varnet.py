@@ -1,64 +1,56 @@
 """Stage `train_varnet`: the network of stage 1, from k-space to image. It is frozen when this stage ends."""
 
+import shutil
+import sys
 from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from frost.checkpoint import build, chosen, save_network
-from frost.kspace_networks import KSPACE_NETWORKS
+from frost.checkpoint import load_config, save_network
+from frost.folds import FOLDS, fold_of, seen
 from frost.launch import run, summary
-from frost.params import NamedParams, Params, load_params, stage_paths
-from frost.scans import ScanDataset, ScanParams
-from frost.sources import source_digest
-from frost.store import Store, stage_lock, store_root
-from frost.training import FitParams, deliver, finished, fit, write_curves
+from frost.params import load_params, stage_paths
+from frost.scans import ScanDataset
+from frost.stage_one import TrainVarNetParams, beginning, facts
+from frost.store import Entry, Store, stage_lock, store_root
+from frost.training import History, deliver, finished, fit, write_curves
 from frost.volumes import Volume, read_index
-
-
-class TrainVarNetParams(Params):
-    """Section `train_varnet` of params.yaml."""
-
-    network: NamedParams
-    scans: ScanParams
-    fit: FitParams
 
 
 def main(argv: list[str] | None = None) -> None:
     """Write `--network DIR`, weights and config, and `--curves TSV`, a row per epoch."""
     paths = stage_paths(argv, "index", "source", "network", "curves", about=__doc__)
     params = load_params("train_varnet", TrainVarNetParams)
-    where = "params.yaml: train_varnet.network"
-    volumes = {split: read_index(paths.index / f"{split}.json") for split in ("train", "val")}
-    train = ScanDataset(paths.source, volumes["train"], params.scans, params.fit.seed)
-    val = ScanDataset(paths.source, volumes["val"], None, params.fit.seed)
-
-    def training(folder: Path, state: Path) -> None:
-        set_seed(params.fit.seed)
-        network = build(KSPACE_NETWORKS, params.network, where=where)
-        history = fit(
-            network, train, val, params.fit, state,
-            on_epoch=lambda rows: write_curves(paths.curves, rows), progress="train_varnet",
-        )  # fmt: skip
-        save_network(
-            folder, params.network.name, network, trained_on=[seen(volume) for volume in volumes["train"]]
-        )
-        write_curves(folder / "curves.tsv", history)
-
+    train, val = (read_index(paths.index / f"{split}.json") for split in ("train", "val"))
     store = Store(store_root())
-    facts = {
-        "sources": source_digest(
-            "frost.training", "frost.scans", chosen(KSPACE_NETWORKS, params.network, where).__module__
-        ),
-        "params": params.model_dump(mode="json"),
-        "volumes": {split: [volume.facts() for volume in some] for split, some in volumes.items()},
-    }
+
+    def network(volumes: list[Volume], progress: str) -> Entry | None:
+        def training(folder: Path, state: Path) -> None:
+            set_seed(params.fit.seed)
+            start, history = beginning(params), History()
+            saw = start.trained_on
+            if params.trains:
+                history = fit(
+                    start.network, ScanDataset(paths.source, volumes, params.scans, params.fit.seed),
+                    ScanDataset(paths.source, val, None, params.fit.seed), params.fit, state,
+                    on_epoch=lambda rows: write_curves(paths.curves, rows), progress=progress,
+                )  # fmt: skip
+                saw = saw if isinstance(saw, str) else saw + [seen(volume) for volume in volumes]
+            save_network(folder, start.name, start.network, trained_on=saw)
+            write_curves(folder / "curves.tsv", history)
+
+        return finished(store, "train_varnet", facts(params, volumes, val), training)
+
     with summary("train_varnet") as says, stage_lock(store, "train_varnet"):
-        says |= deliver(store, finished(store, "train_varnet", facts, training), paths.network, paths.curves)
-
-
-def seen(volume: Volume) -> dict[str, str]:
-    """What tells later that the network saw this volume, under whatever name."""
-    return {"patient": volume.patient, "identity": volume.identity}
+        entry = network(train, "train_varnet")
+        says |= deliver(store, entry, paths.network, paths.curves)
+        shutil.rmtree(paths.network / FOLDS, ignore_errors=True)
+        for fold in sorted({fold_of(volume.patient, params.folds) for volume in train}) if params.folds > 1 else ():
+            others = [volume for volume in train if fold_of(volume.patient, params.folds) != fold]
+            if part := network(others, f"train_varnet, fold {fold}"):
+                store.link(part, paths.network / FOLDS / str(fold))
+        if entry and isinstance(saw := load_config(paths.network)["trained_on"], str):
+            sys.stderr.write(f"train_varnet: {params.import_}: trained on {saw}: scores on what it saw flatter it\n")
 
 
 if __name__ == "__main__":

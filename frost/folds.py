@@ -1,0 +1,54 @@
+"""Who saw what: folds of the training volumes, and for each volume a network of stage 1 that was not trained on it."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from frost.checkpoint import CONFIG, load_config, network_digest
+from frost.volumes import Volume
+
+FOLDS = "folds"  # beside the final network's weights: folds/0, folds/1, ...
+
+
+class Frozen(NamedTuple):
+    """A finished network of stage 1: its folder, its digest, and what it saw: volumes, or words where no list is known."""
+
+    folder: Path
+    digest: str
+    trained_on: list[dict[str, str]] | str
+
+
+def fold_of(patient: str, n_folds: int) -> int:
+    """The fold of a patient's volumes: a function of the name alone, so that adding a volume moves no other."""
+    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") % n_folds
+
+
+def seen(volume: Volume) -> dict[str, str]:
+    """What tells later that a network saw this volume, under whatever name."""
+    return {"patient": volume.patient, "identity": volume.identity}
+
+
+def frozen_networks(folder: Path) -> list[Frozen]:
+    """The final network in `folder`, then those of its folds, in their order."""
+    places = [folder, *sorted((folder / FOLDS).glob(f"*/{CONFIG}"), key=lambda config: int(config.parent.name))]
+    folders = [place if place == folder else place.parent for place in places]
+    return [Frozen(f, network_digest(f), load_config(f).get("trained_on", "unknown")) for f in folders]
+
+
+def who_speaks(networks: Sequence[Frozen], volume: Volume) -> Frozen:
+    """The first network that never saw `volume`; the first of all, which is the final one, where all did."""
+    return next((network for network in networks if not saw(network, volume)), networks[0])
+
+
+def saw(network: Frozen, volume: Volume) -> bool:
+    """Whether `network` was trained on this volume, or on another of its patient. False where that is not known."""
+    if isinstance(network.trained_on, str):
+        return False
+    # A patient who is only known by the file's name is that file: in SNU 2026 names repeat across splits.
+    named = volume.patient != PurePosixPath(volume.file).stem
+    return any(_same(one, volume, named) for one in network.trained_on)
+
+
+def _same(one: dict[str, Any], volume: Volume, named: bool) -> bool:
+    return bool(one["identity"] == volume.identity or (named and one["patient"] == volume.patient))

@@ -1,0 +1,143 @@
+"""Weights that others trained, as a network: fastMRI's, the SNU challenges', and Frost's own folders.
+
+Files of weights are pickles, which can run code. They are read by torch's restricted unpickler; of what else such
+checkpoints hold, harmless classes are replaced by an empty stand-in, and everything else is refused.
+"""
+
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from frost.checkpoint import first_line, load_config, load_network, network_digest
+from frost.errors import InputError
+from frost.kspace_networks import KSPACE_NETWORKS
+from frost.kspace_networks.varnet import VarNet, VarNetParams
+
+# What trainers put beside the weights: arguments, paths, scores, callbacks. None of it is needed.
+HARMLESS = re.compile(
+    r"argparse\.Namespace|pathlib(\._local)?\.(Pure)?(Posix|Windows)?Path|(pytorch_lightning|lightning)\..*"
+    r"|numpy\.(dtype|dtypes\.\w+|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
+)
+
+TRAIN_AND_VAL = "train+val (by the file's name)"
+
+
+class Pretrained(NamedTuple):
+    """A network with somebody's weights, and which volumes those saw: a list, or words where there is none."""
+
+    name: str
+    network: nn.Module
+    trained_on: list[dict[str, str]] | str
+
+
+def load_pretrained(path: Path, memory: Mapping[str, Any]) -> Pretrained:
+    """The network whose weights are at `path`, all its sizes read from them.
+
+    path:   a bare state dict of fastMRI's VarNet, a Lightning checkpoint of it, a checkpoint of the SNU challenges'
+            baseline, or a folder as Frost writes it
+    memory: values for `coils_at_once` and `checkpointing`, which decide no number
+
+    Raises InputError where it is none of these, or has a weight too many, too few or of another shape.
+    """
+    if path.is_dir():
+        network = load_network(path, KSPACE_NETWORKS).requires_grad_(True)
+        return Pretrained(load_config(path)["name"], network, trained_on(path))
+    state = _varnet_weights(path)
+    with torch.device("meta"):
+        network = VarNet(VarNetParams(**_sizes(state, path), **memory))
+    try:
+        network.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{path}: not the weights of a VarNet: {first_line(error)}") from None
+    return Pretrained("varnet", network.requires_grad_(True), trained_on(path))
+
+
+def trained_on(path: Path) -> list[dict[str, str]] | str:
+    """The volumes that the weights at `path` saw, as Frost lists them, else what their name tells."""
+    if path.is_dir():
+        return load_config(path).get("trained_on", "unknown")
+    # fastMRI's own leaderboard entries were trained on train and val together: a score on val means nothing.
+    return TRAIN_AND_VAL if "leaderboard" in path.name.lower() else "unknown"
+
+
+def pretrained_digest(path: Path) -> str:
+    """sha256 of the weights at `path`, wherever that is."""
+    if path.is_dir():
+        return network_digest(path)
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; a file of weights or a folder of a network is needed") from None
+
+
+class _Inert:
+    """Stands for a foreign class: takes whatever it is given, and forgets it."""
+
+    def __new__(cls, *given: object) -> "_Inert":
+        return object.__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _varnet_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file of any of the three forms, as float32."""
+    content = _unpickled(path)
+    state = content
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):  # Lightning
+        named = content["state_dict"].items()
+        state = {name.removeprefix("varnet."): value for name, value in named if str(name).startswith("varnet.")}
+    elif isinstance(content, dict) and isinstance(content.get("model"), dict):  # SNU baseline
+        state = content["model"]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path}: no state dict, Lightning checkpoint (varnet.*) or SNU checkpoint (model)")
+    for name, value in state.items():
+        if not value.is_floating_point() or not value.isfinite().all():
+            raise InputError(f"{path}: {name}: finite real numbers are needed")
+    return {str(name): value.detach().float() for name, value in state.items()}
+
+
+def _unpickled(path: Path) -> Any:
+    """What the file holds, foreign classes replaced by stand-ins. Nothing of the file is run."""
+    try:
+        foreign = get_unsafe_globals_in_checkpoint(path)
+    except (ValueError, RuntimeError, OSError, pickle.UnpicklingError, KeyError, EOFError):
+        foreign = []  # torch's format of before 2020, or no weights at all: loading will tell
+    for name in foreign:
+        if not HARMLESS.fullmatch(name):
+            raise InputError(f"{path}: would run {name}, which is no weight; such a file is not loaded")
+    try:
+        with safe_globals([(_Inert, name) for name in foreign]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; a file of weights or a folder of a network is needed") from None
+    except Exception as error:  # a stranger's bytes may fail in any way; none of it is ours
+        raise InputError(f"{path}: not a file of weights: {first_line(error)[:160]}") from None
+
+
+def _sizes(state: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
+    """The sizes of the VarNet that has these weights."""
+
+    def unet(prefix: str) -> tuple[int, int]:
+        blocks = [
+            name for name in state if re.fullmatch(rf"{prefix}\.down_sample_layers\.\d+\.layers\.0\.weight", name)
+        ]
+        if not blocks:
+            raise InputError(f"{path}: not the weights of a VarNet: no {prefix}.down_sample_layers")
+        return len(state[sorted(blocks)[0]]), len(blocks)
+
+    channels, pools = unet("cascades.0.model.unet")
+    sens_channels, sens_pools = unet("sens_net.norm_unet.unet")
+    cascades = {name.split(".")[1] for name in state if name.startswith("cascades.")}
+    return {
+        "cascades": len(cascades), "channels": channels, "pools": pools, "unshuffle": 1,
+        "sens_channels": sens_channels, "sens_pools": sens_pools, "sens_size": None,
+    }  # fmt: skip

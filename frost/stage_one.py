@@ -1,0 +1,74 @@
+"""What stage 1 starts from and depends on: fresh weights or somebody's, with or without a training."""
+
+from pathlib import Path
+
+from pydantic import Field, model_validator
+
+from frost.checkpoint import build, chosen
+from frost.kspace_networks import KSPACE_NETWORKS
+from frost.params import NamedParams, Params
+from frost.pretrained import Pretrained, load_pretrained, pretrained_digest, trained_on
+from frost.scans import ScanParams
+from frost.sources import source_digest
+from frost.training import FitParams
+from frost.volumes import Volume
+
+WHERE = "params.yaml: train_varnet.network"
+
+
+class TrainVarNetParams(Params):
+    """Section `train_varnet` of params.yaml."""
+
+    import_: str | None = Field(
+        alias="import",
+        description="weights to take: a file of fastMRI's, Lightning's or an SNU baseline's, or a folder",
+    )
+    fine_tune: bool = Field(description="train on from the imported weights")
+    folds: int = Field(ge=1, description="networks more, each on all but its fold, for images of the others; 1: none")
+    network: NamedParams
+    scans: ScanParams
+    fit: FitParams
+
+    @model_validator(mode="after")
+    def _possible(self) -> "TrainVarNetParams":
+        if self.import_ is None and self.fine_tune:
+            raise ValueError("fine_tune needs the weights that import names")
+        if self.import_ is not None and self.folds > 1:
+            raise ValueError("folds must be 1 with import: every fold would start from weights that saw other volumes")
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is a training, or imported weights stay as they are."""
+        return self.import_ is None or self.fine_tune
+
+    @property
+    def memory(self) -> dict[str, object]:
+        """What params.yaml still says of an imported network: how it saves memory, which changes no number."""
+        rest = self.network.rest
+        return {"coils_at_once": rest.get("coils_at_once"), "checkpointing": bool(rest.get("checkpointing"))}
+
+
+def beginning(params: TrainVarNetParams) -> Pretrained:
+    """The network before its training: imported, or with fresh weights that saw nothing."""
+    if params.import_ is None:
+        return Pretrained(params.network.name, build(KSPACE_NETWORKS, params.network, where=WHERE), [])
+    return load_pretrained(Path(params.import_), params.memory)
+
+
+def facts(params: TrainVarNetParams, train: list[Volume], val: list[Volume]) -> dict[str, object]:
+    """What the network depends on; of imported weights their bytes, not their place."""
+    depends: dict[str, object] = {}
+    if params.import_ is not None:
+        path, modules = Path(params.import_), ["frost.pretrained"]
+        depends |= {"import": pretrained_digest(path), "trained_on": trained_on(path), "memory": params.memory}
+    else:
+        modules = [chosen(KSPACE_NETWORKS, params.network, WHERE).__module__]
+        depends["network"] = params.network.model_dump(mode="json")
+    if params.trains:
+        modules += ["frost.training", "frost.scans"]
+        depends |= params.model_dump(mode="json", include={"scans", "fit"})
+        depends["volumes"] = {
+            split: [volume.facts() for volume in some] for split, some in (("train", train), ("val", val))
+        }
+    return depends | {"sources": source_digest(*modules)}

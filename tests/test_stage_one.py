@@ -1,0 +1,237 @@
+"""Stage 1 as the pipeline runs it: imported weights, folds, images of other programs; on a tiny source."""
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from frost.checkpoint import load_config, load_network, network_digest
+from frost.errors import InputError
+from frost.folds import Frozen, fold_of, frozen_networks, saw, seen, who_speaks
+from frost.foreign import find_images, foreign_images
+from frost.indexing import IndexParams, build_index
+from frost.kspace_networks import KSPACE_NETWORKS
+from frost.kspace_networks.varnet import VarNet, VarNetParams
+from frost.params import checked
+from frost.reader import VolumeReader
+from frost.shards import open_split
+from frost.stage_one import TrainVarNetParams
+from frost.volumes import write_index
+from stages import cache_varnet, train_varnet
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "cascades": 1, "channels": 2, "pools": 1, "unshuffle": 1, "sens_channels": 2, "sens_pools": 1, "sens_size": None,
+    "coils_at_once": None, "checkpointing": False,
+}  # fmt: skip
+
+
+def sections(**changes):
+    """params.yaml with a tiny network, one epoch, and `changes` in train_varnet or cache_varnet."""
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    params["train_varnet"] |= {"network": {"name": "varnet", **TINY}, **changes.get("train_varnet", {})}
+    params["train_varnet"]["fit"] = params["train_varnet"]["fit"] | {"epochs": 1}
+    params["cache_varnet"] |= changes.get("cache_varnet", {})
+    return params
+
+
+def volumes_at(source, **changes):
+    params = sections()["index"] | {"source": str(source)}
+    params["masks"] = params["masks"] | {"accelerations": [4], "center_fractions": [0.2]} | changes
+    return build_index(checked(IndexParams, params, "index"), None)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch, fastmri_source):
+    """The current folder, with an index of four, two and two volumes; gives what runs stages in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FROST_STORE", str(tmp_path / "store"))
+    write_index(Path("index"), volumes_at(fastmri_source))
+
+    def run(stage, **changes):
+        YAML().dump(sections(**changes), Path("params.yaml"))
+        paths = {"index": "index", "source": str(fastmri_source), "network": "varnet"}
+        paths |= {"curves": "curves.tsv"} if stage is train_varnet else {"varnet": "images"}
+        stage.main([word for name, path in paths.items() for word in (f"--{name}", path)])
+
+    return run
+
+
+def entries(stage):
+    return sorted(path.name for path in Path("store", stage).glob("*/*"))
+
+
+def test_imported_weights_are_taken_without_training(workspace, capsys):
+    torch.manual_seed(1)
+    network = VarNet(VarNetParams(**TINY | {"cascades": 2}))
+    torch.save(network.state_dict(), "brain_leaderboard_state_dict.pt")
+    workspace(train_varnet, train_varnet={"import": "brain_leaderboard_state_dict.pt"})
+    assert "trained on train+val (by the file's name)" in capsys.readouterr().err
+    assert load_config(Path("varnet"))["trained_on"] == "train+val (by the file's name)"
+    assert len(Path("curves.tsv").read_text().splitlines()) == 1  # names, and no epoch
+    loaded = load_network(Path("varnet"), KSPACE_NETWORKS).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in network.state_dict().items())
+    # Its bytes are the key, not its place; what its name says is part of it.
+    Path("moved").mkdir()
+    shutil.move("brain_leaderboard_state_dict.pt", "moved/leaderboard.pt")
+    workspace(train_varnet, train_varnet={"import": "moved/leaderboard.pt"})
+    assert len(entries("train_varnet")) == 1
+    shutil.move("moved/leaderboard.pt", "moved/model.pt")
+    workspace(train_varnet, train_varnet={"import": "moved/model.pt", "fine_tune": True})
+    assert len(entries("train_varnet")) == 2 and len(Path("curves.tsv").read_text().splitlines()) == 2
+    assert load_config(Path("varnet"))["trained_on"] == "unknown"
+    tuned = load_network(Path("varnet"), KSPACE_NETWORKS).state_dict()
+    assert not all(torch.equal(tuned[name], value) for name, value in loaded.items())
+
+
+def test_each_training_volume_is_cached_by_a_network_that_never_saw_it(workspace, fastmri_source):
+    workspace(train_varnet, train_varnet={"folds": 2})
+    workspace(cache_varnet)
+    final, *folds = frozen_networks(Path("varnet"))
+    index = volumes_at(fastmri_source)
+    assert [one["identity"] for one in final.trained_on] == [volume.identity for volume in index["train"]]
+    by_digest = {network.digest: network for network in folds}
+    cached = open_split(Path("images/train"))
+    for volume in index["train"]:
+        network = by_digest[cached[volume.name].attributes["network"]]
+        assert not saw(network, volume) and network.folder.name == str(fold_of(volume.patient, 2))
+    for split in ("val", "test"):
+        for array in open_split(Path("images") / split).values():
+            assert array.attributes["network"] == final.digest
+    before = len(entries("train_varnet"))
+    workspace(train_varnet, train_varnet={"folds": 1})
+    assert before == len(entries("train_varnet")) == 3 and len(frozen_networks(Path("varnet"))) == 1
+    assert network_digest(Path("varnet")) == final.digest
+
+
+def test_folds_depend_on_the_patient_alone(fastmri_source):
+    assert {fold_of(f"patient{i}", 5) for i in range(60)} == set(range(5))
+    assert [fold_of("file1000", 2), fold_of("file1000", 5), fold_of("", 7)] == [1, 2, 1]
+
+
+def test_who_speaks(fastmri_source):
+    a, b, *_ = volumes_at(fastmri_source)["train"]
+    final, first, second = (
+        Frozen(Path(name), name, [seen(volume) for volume in some])
+        for name, some in (("final", [a, b]), ("first", [a]), ("second", [b]))
+    )
+    assert who_speaks([final, first, second], a) is second and who_speaks([final, first, second], b) is first
+    assert who_speaks([final], a) is final and saw(final, a)
+    new = a.model_copy(update={"identity": "new"})
+    assert who_speaks([final, first, second], new) is final  # its patient is only its file's name, which may repeat
+    sibling = new.model_copy(update={"patient": "p"})
+    known = Frozen(Path("known"), "known", [{"patient": "p", "identity": "other"}])
+    assert saw(known, sibling) and not saw(known, new)
+    assert not saw(Frozen(Path("x"), "x", "unknown"), a)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fine_tune": True}, "fine_tune needs the weights"),
+        ({"import": "x.pt", "folds": 2}, "folds must be 1"),
+        ({"folds": 0}, "folds: Input should be greater than or equal to 1"),
+    ],
+)
+def test_impossible_params(changes, says):
+    with pytest.raises(InputError, match=says):
+        checked(TrainVarNetParams, sections(train_varnet=changes)["train_varnet"], "train_varnet")
+
+
+def write_results(folder, source, index, place, spoil=lambda images: images):
+    """A tree of results as other programs write them: the target, a little blurred by 0.9."""
+    for volume in (volume for some in index.values() for volume in some):
+        with VolumeReader(source, volume) as reader:
+            images = np.stack([reader.target(i) for i in range(volume.n_slices)])
+        file = folder / place(volume)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(file, "w") as h5:
+            h5["reconstruction"] = spoil(0.9 * images)
+
+
+def test_images_of_another_program_take_varnet_s_place(workspace, fastmri_source):
+    index = volumes_at(fastmri_source)
+    write_results(Path("others"), fastmri_source, index, lambda volume: volume.file)
+    workspace(cache_varnet, cache_varnet={"import": "others"})
+    for split, volumes in index.items():
+        cached = open_split(Path("images") / split)
+        for volume in volumes:
+            with h5py.File(Path("others", volume.file)) as h5:
+                assert np.array_equal(cached[volume.name].read(1)[0], h5["reconstruction"][1])
+            assert cached[volume.name].attributes["network"] == "imported"
+    before = entries("cache_varnet")
+    shutil.move("others", "moved")
+    workspace(cache_varnet, cache_varnet={"import": "moved"})
+    assert entries("cache_varnet") == before
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda volume: f"{volume.split}/{volume.name}.h5",
+        lambda volume: f"reconstructions_{volume.split}/{Path(volume.file).name}",
+        lambda volume: Path(volume.file).name,
+    ],
+)
+def test_names_of_results(tmp_path, fastmri_source, place):
+    index = volumes_at(fastmri_source)
+    write_results(tmp_path, fastmri_source, index, place)
+    volumes = [volume for some in index.values() for volume in some]
+    found = find_images(tmp_path, volumes)
+    assert found == {volume.key: tmp_path / place(volume) for volume in volumes}
+    found[volumes[-1].key].unlink()
+    with pytest.raises(InputError, match=rf"has no image of {volumes[-1].key}"):
+        find_images(tmp_path, volumes)
+    with pytest.raises(InputError, match="no such folder"):
+        find_images(tmp_path / "nowhere", volumes)
+
+
+def test_results_of_an_snu_tree(tmp_path, snu_source):
+    _, source = snu_source
+    index = volumes_at(source)
+
+    def place(volume):
+        parts = [part for part in Path(volume.file).parts if part not in ("input", "kspace")]
+        top = {"train": "train", "val": "reconstructions_val", "leaderboard": "reconstructions_leaderboard"}
+        return "/".join([top[parts[0]], *parts[1:]])
+
+    write_results(tmp_path, source, index, place)
+    volumes = [volume for some in index.values() for volume in some]
+    assert find_images(tmp_path, volumes) == {volume.key: tmp_path / place(volume) for volume in volumes}
+
+
+def test_two_masks_of_a_scan_need_an_image_each(tmp_path, fastmri_source):
+    index = volumes_at(fastmri_source, masks_per_volume=2)
+    write_results(tmp_path, fastmri_source, index, lambda volume: volume.file)
+    with pytest.raises(InputError, match=r"would serve train/file1000 and train/file1000\.mask1"):
+        find_images(tmp_path, index["train"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda images: images[:1], r"has shape \(1, 32, 32\); \(2, 32, 32\)"),
+        (lambda images: images[:, 1:], r"has shape"),
+        (lambda images: images * 1e4, "times the scale of the scan"),
+        (lambda images: images * 0, "0 times the scale of the scan"),
+        (lambda images: np.where(images == images[1].max(), np.nan, images), "slice 1 has NaN"),
+        (lambda images: images.astype(complex), "real numbers are needed"),
+    ],
+)
+def test_results_that_cannot_be_this_volume_s(tmp_path, fastmri_source, spoil, says):
+    index = {"val": volumes_at(fastmri_source)["val"][:1]}
+    write_results(tmp_path, fastmri_source, index, lambda volume: "a.h5", spoil)
+    with VolumeReader(fastmri_source, index["val"][0]) as reader, pytest.raises(InputError, match=says) as caught:
+        list(foreign_images(tmp_path / "a.h5", reader))
+    assert "a.h5: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_config_lists_what_was_seen(workspace, fastmri_source):
+    workspace(train_varnet)
+    config = json.loads(Path("varnet/config.json").read_text())
+    assert config["trained_on"] == [seen(volume) for volume in volumes_at(fastmri_source)["train"]]

@@ -43,7 +43,7 @@ class GrappaParams(Params):
 
     kernel_lines: int = Field(ge=1)  # measured columns that a missing one is made of, half on either side
     kernel_points: int = Field(ge=1)  # samples of each along the readout, an odd number
-    regularisation: float = Field(ge=0)  # 0.01 to 0.3; more is smoother
+    regularisation: float = Field(ge=0)  # 0.01 (little noise) to 1; 1 is what noise alone would ask for
     calibration: Literal["slice", "volume"]  # weights fitted on each slice, or on all slices together
 
     @field_validator("kernel_points")

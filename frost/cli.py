@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -25,13 +25,11 @@ def _frost() -> None:
 
 @app.command()
 def reconstruct(
-    input: Annotated[
-        Path, typer.Option(help="an h5 file in fastMRI's layout, or a folder of them, or an SNU tree")
-    ],
+    input: Annotated[Path, typer.Option(help="an h5 file in fastMRI's layout, or a folder of them, or an SNU tree")],
     output: Annotated[Path, typer.Option(help="folder for one h5 a volume, dataset `reconstruction`")],
-    models: Annotated[
-        Path, typer.Option(help="folder with varnet/ and rcan/, as `dvc repro` makes it")
-    ] = Path("models"),
+    models: Annotated[Path, typer.Option(help="folder with varnet/ and rcan/, as `dvc repro` makes it")] = Path(
+        "models"
+    ),
     acceleration: Annotated[
         float | None,
         typer.Option(help="mask fully sampled files at this R; default: what RCAN was trained for", min=1),
@@ -44,49 +42,56 @@ def reconstruct(
         Literal["none", "flip", "seed", "dihedral"],
         typer.Option(help="average RCAN over changes of its input"),
     ] = "none",
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")
-    ] = None,
-    time: Annotated[
-        bool, typer.Option(help="tell milliseconds per slice: batch 1, warm, reading included")
-    ] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")] = None,
+    time: Annotated[bool, typer.Option(help="tell milliseconds per slice: batch 1, warm, reading included")] = False,
 ) -> None:
     """Reconstruct new scans: k-space to VarNet and GRAPPA, and their images to RCAN.
 
-    Fully sampled files are masked first and scored against their own target; files that hold a `mask` are taken as they are.
-    Volumes that are in OUTPUT already are kept, so that an interrupted run goes on. A damaged file is reported at the end,
-    after all others are done.
+    OUTPUT gets the files that the challenges take: fastMRI's names, or `reconstructions_leaderboard/acc4/...` for an
+    SNU tree. Of a tree with test scans those alone are done. Fully sampled files are masked first and scored against
+    their own target; files that hold a `mask` are taken as they are. Volumes that are in OUTPUT already are kept, so
+    that an interrupted run goes on. A damaged file is reported at the end, after all others, with exit status 1.
 
     Example: frost reconstruct --input /data/multicoil_test --output reconstructions
     """
+    from frost.reconstruction import load_models, reconstruct_folder, scores_table
+
+    done = reconstruct_folder(
+        load_models(models, _device(device)), input, output, acceleration, center_fraction, ensemble, time
+    )
+    if done.rows:
+        Console().print(scores_table(done))
+    if done.kept:
+        Console().print(f"{done.kept} were in {output} already and are kept; remove them to have them anew")
+    if time and done.rows:
+        Console().print(f"{done.milliseconds():.1f} ms a slice, mean of all slices: batch 1, warm, reading included")
+    if done.failed:
+        raise InputError(f"{len(done.failed)} of the volumes could not be reconstructed: " + "; ".join(done.failed))
+
+
+def _device(name: str | None) -> Any:
+    """The device of that name, or the best there is."""
     import torch
     from accelerate import PartialState
 
-    from frost.reconstruction import load_models, reconstruct_folder, scores_table
-
-    where = torch.device(device) if device else PartialState().device
-    done = reconstruct_folder(
-        load_models(models, where), input, output, acceleration, center_fraction, ensemble, time
-    )
-    Console().print(scores_table(done))
-    if done.failed:
-        raise InputError(
-            f"{len(done.failed)} of the volumes could not be reconstructed: " + "; ".join(done.failed)
-        )
+    try:
+        device = torch.device(name) if name else PartialState().device
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
 
 
 @app.command()
 def score(
     preset: Annotated[str, typer.Option(help="fastmri, snu2021, ... snu2026")],
     target: Annotated[Path, typer.Option(help="folder of files with the target images")],
-    reconstruction: Annotated[
-        Path, typer.Option(help="folder of files with `reconstruction`, the same names")
-    ],
+    reconstruction: Annotated[Path, typer.Option(help="folder of files with `reconstruction`, the same names")],
     json_: Annotated[bool, typer.Option("--json", help="the whole answer as JSON")] = False,
 ) -> None:
     """Score two trees of files by an official definition, without a pipeline.
 
-    Example: frost score --preset snu2023 --target Data/leaderboard --reconstruction result/net/reconstructions_leaderboard
+    Example: frost score --preset snu2023 --target Data/leaderboard --reconstruction out/reconstructions_leaderboard
     """
     import json
 
@@ -106,16 +111,14 @@ def score(
         Console().print(f"{what} left out: {why}")
 
 
-def _metrics(summary: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+def _metrics(summary: dict[str, Any]) -> list[str]:
     names = [name for scores in summary["by_group"].values() for name in scores if not name.startswith("n_")]
     return list(dict.fromkeys(names))
 
 
 @app.command()
 def compare(
-    runs: Annotated[
-        list[str], typer.Argument(help="experiments, branches, tags, commits, `workspace`, or csv files")
-    ],
+    runs: Annotated[list[str], typer.Argument(help="experiments, branches, tags, commits, `workspace`, or csv files")],
     metric: Annotated[str, typer.Option(help="column of the table by slice")] = "ssim",
     image: Annotated[str, typer.Option(help="which image is compared")] = "rcan",
     split: Annotated[str, typer.Option(help="val or test")] = "test",

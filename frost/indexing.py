@@ -119,9 +119,7 @@ class _Scan:
     size_from: str
 
 
-def build_index(
-    params: IndexParams, memo: Path | None, say: Say = lambda line: None
-) -> dict[Split, list[Volume]]:
+def build_index(params: IndexParams, memo: Path | None, say: Say = lambda line: None) -> dict[Split, list[Volume]]:
     """The volumes of every split, by name.
 
     `memo` is a file that remembers digests of unchanged files; None re-reads them. `say` is told, by line,
@@ -136,9 +134,7 @@ def build_index(
         scans = [_scan(source, layout, entry, identities.of(entry)) for entry in found]
     origins = Counter(scan.size_from for scan in scans)
     say("reconstruction size from " + ", ".join(f"{name} ({n})" for name, n in sorted(origins.items())))
-    by_split = _cut(
-        {split: [scan for scan in scans if scan.volume.split == split] for split in SPLITS}, params, say
-    )
+    by_split = _cut({split: [scan for scan in scans if scan.volume.split == split] for split in SPLITS}, params, say)
     index: dict[Split, list[Volume]] = {}
     for split in SPLITS:
         volumes = [volume for scan in by_split[split] for volume in _with_masks(scan, split, params.masks)]
@@ -147,11 +143,11 @@ def build_index(
     return index
 
 
-def volumes_of(source: Path, masks: MaskParams) -> tuple[Path, list[Volume]]:
+def volumes_of(source: Path, masks: MaskParams, failed: list[str] | None = None) -> tuple[Path, list[Volume]]:
     """New scans, outside any index: a folder and the volumes in it, of one file or of a folder in any layout.
 
-    All are called test, none needs a target, and identities are left out: nothing is kept by them.
-    Raises InputError for the first file that is bad.
+    Of a tree that has test scans (a leaderboard), those alone. All are called test, none needs a target, and
+    identities are left out: nothing is kept by them. A bad file is told in `failed`, and raises InputError without it.
     """
     root = source.parent if source.is_file() else source
     if not root.is_dir():
@@ -160,7 +156,15 @@ def volumes_of(source: Path, masks: MaskParams) -> tuple[Path, list[Volume]]:
     found = [_Found("test", "", source, None)]
     if source.is_dir():
         layout, found = _find(source, "auto")
-    scans = [_scan(root, layout, entry._replace(split="test"), "") for entry in found]
+        found = [entry for entry in found if entry.split == "test"] or found
+    scans = []
+    for entry in found:
+        try:
+            scans.append(_scan(root, layout, entry._replace(split="test"), ""))
+        except InputError as error:
+            if failed is None:
+                raise
+            failed.append(str(error))
     volumes = [volume for scan in scans for volume in _with_masks(scan, "test", masks)]
     _refuse_twins(volumes)
     return root, sorted(volumes, key=lambda volume: volume.name)
@@ -178,18 +182,14 @@ def _find(source: Path, layout: str) -> tuple[Layout, list[_Found]]:
         layout = _snu_year(source, snu) if snu else "fastmri"
     found = _find_fastmri(source) if layout == "fastmri" else snu
     if not found:
-        tree = (
-            "multicoil_train/*.h5, train/*.h5 or *.h5" if layout == "fastmri" else "train/{image,kspace}/*.h5"
-        )
+        tree = "multicoil_train/*.h5, train/*.h5 or *.h5" if layout == "fastmri" else "train/{image,kspace}/*.h5"
         raise InputError(f"{source}: no {layout} files in this source; {tree} and so on are needed")
     return cast("Layout", layout), found
 
 
 def _h5_files(folder: Path) -> list[Path]:
     """The h5 files of `folder`, in order. Hidden ones are litter: macOS leaves a `._x.h5` for each file."""
-    return sorted(
-        p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and p.name[0] != "." and p.is_file()
-    )
+    return sorted(p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and p.name[0] != "." and p.is_file())
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -230,18 +230,14 @@ def _find_snu(source: Path) -> list[_Found]:
                 raise InputError(f"{root}: has {other}/ but no {name}/; every volume needs both files")
             for file in _h5_files(folders[name]):
                 if not (folders[other] / file.name).is_file():
-                    raise InputError(
-                        f"{file}: has no partner {other}/{file.name}; every volume needs both files"
-                    )
+                    raise InputError(f"{file}: has no partner {other}/{file.name}; every volume needs both files")
         found += [_Found(split, prefix, f, folders["image"] / f.name) for f in _h5_files(folders["kspace"])]
     return found
 
 
 def _snu_year(source: Path, found: list[_Found]) -> Layout:
     """The year whose folders and file names these are: each year named its files anew."""
-    names = {entry.file.name for entry in found if entry.split != "test"} or {
-        entry.file.name for entry in found
-    }
+    names = {entry.file.name for entry in found if entry.split != "test"} or {entry.file.name for entry in found}
     organs = {organ for organ in ("brain", "knee") if any(name.startswith(organ) for name in names)}
     accelerations = {m.group(1) for name in names if (m := re.search(r"_acc(\d+)", name))}
     boards = {folder.name for folder in _folders(source / "leaderboard")}
@@ -277,9 +273,7 @@ def _scan(source: Path, layout: Layout, entry: _Found, identity: str) -> _Scan:
     if acceleration is not None and acceleration < 1:
         raise InputError(f"{entry.file}: acceleration {acceleration:g}; 1 or more is needed")
     if images.target == "none" and entry.split != "test":
-        raise InputError(
-            f"{entry.file}: a {entry.split} volume without target: full k-space or an image is needed"
-        )
+        raise InputError(f"{entry.file}: a {entry.split} volume without target: full k-space or an image is needed")
     names = [part for part in (entry.prefix, entry.file.stem) if part]
     volume = Volume(
         name=re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(names))[:180],
@@ -365,9 +359,7 @@ def _snu_images(entry: _Found, layout: Layout, n_slices: int, frame: tuple[int, 
         }
         maximum = _number(file, "max")
     if len(set(shapes.values())) > 1 or any(shape[0] != n_slices for shape in shapes.values()):
-        raise InputError(
-            f"{entry.image_file}: images of shapes {shapes}; {n_slices} slices of one size are needed"
-        )
+        raise InputError(f"{entry.image_file}: images of shapes {shapes}; {n_slices} slices of one size are needed")
     crop = next((shape[1:] for shape in shapes.values()), SNU_SIZE)
     if layout < "snu2025" and (frame[0] < crop[0] or frame[1] < crop[1]):
         raise InputError(
@@ -409,9 +401,7 @@ def _header_sizes(file: h5py.File, width: int) -> tuple[tuple[int, int] | None, 
         left = encoded // 2 - int(fields[f"{limits}/center"])
         right = left + int(fields[f"{limits}/maximum"]) + 1
     except (KeyError, ValueError) as error:
-        raise InputError(
-            f"{where}: reconSpace, encodedSpace or encodingLimits is incomplete ({error})"
-        ) from None
+        raise InputError(f"{where}: reconSpace, encodedSpace or encodingLimits is incomplete ({error})") from None
     left, right = max(left, 0), min(right, width)
     if min(crop) < 1 or max(crop) > 8192 or not left < width // 2 < right:
         raise InputError(f"{where}: image {crop}, columns {left} to {right} of {width}: no such scan")
@@ -548,9 +538,7 @@ def _refuse_twins(volumes: list[Volume]) -> None:
     for volume in volumes:
         twin = seen.setdefault(volume.name.lower(), volume)
         if twin is not volume:
-            raise InputError(
-                f"{volume.file}: has the same name as {twin.file} in {volume.split}; rename one of them"
-            )
+            raise InputError(f"{volume.file}: has the same name as {twin.file} in {volume.split}; rename one of them")
 
 
 # ---- identities

@@ -19,7 +19,7 @@ from frost.checkpoint import load_config, load_network, network_digest
 from frost.classical import PrepareParams, classical_images
 from frost.ensemble import Ensemble, self_ensemble
 from frost.errors import InputError
-from frost.export import write_reconstruction
+from frost.export import challenge_path, write_reconstruction
 from frost.frozen import network_images
 from frost.image_networks import IMAGE_NETWORKS
 from frost.indexing import MaskParams, volumes_of
@@ -47,6 +47,10 @@ def load_models(folder: Path, device: torch.device) -> Models:
     """The networks in `folder`/varnet and `folder`/rcan. Raises InputError where they were not made for each other."""
     config = load_config(folder / "rcan")
     made_by, where = config["made_by"], str(folder / "rcan" / "config.json")
+    if "imported" in made_by["networks"]:
+        raise InputError(
+            f"{where}: was trained on images that another program made (cache_varnet.import); here they cannot be made"
+        )
     digest = network_digest(folder / "varnet")
     if digest not in made_by["networks"]:
         raise InputError(f"{where}: was trained on images of another network than {folder / 'varnet'}; run `dvc repro`")
@@ -82,7 +86,14 @@ class Done:
     """What became of a folder of scans: a row of scores and times a volume, and what could not be done."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
+    kept: int = 0
+    """Volumes that were in the output folder already."""
     failed: list[str] = field(default_factory=list)
+
+    def milliseconds(self) -> float:
+        """Of one slice, mean over all slices of all volumes that were timed."""
+        n_slices = sum(row["n_slices"] for row in self.rows)
+        return float(sum(row["ms"] * row["n_slices"] for row in self.rows) / n_slices)
 
 
 def reconstruct_folder(
@@ -94,18 +105,22 @@ def reconstruct_folder(
     ensemble: Ensemble,
     timed: bool = False,
 ) -> Done:
-    """Write `output`/<name>.h5 for every volume of a file or folder; those that are there already are left alone.
+    """Write a challenge file into `output` for every volume of a file or folder; those that are there are left alone.
 
     A volume that cannot be read is told in `failed`, and the others are still done.
     """
-    masks = new_masks(models, acceleration, center_fraction)
-    root, volumes = volumes_of(source, masks)
-    output.mkdir(parents=True, exist_ok=True)
     done = Done()
-    for volume in (bar := tqdm(volumes, desc="reconstruct", unit="volume", disable=None)):
-        file = output / f"{volume.name}.h5"
+    root, volumes = volumes_of(source, new_masks(models, acceleration, center_fraction), done.failed)
+    files = [output / challenge_path(volume.facts(), volume.target != "none") for volume in volumes]
+    for file, volume in zip(files, volumes):
+        if files.count(file) > 1:
+            raise InputError(
+                f"{root / volume.file}: another file of this name is in {source}; reconstruct each folder by itself"
+            )
+    for volume, file in (bar := tqdm(list(zip(volumes, files)), desc="reconstruct", unit="volume", disable=None)):
         bar.set_postfix_str(volume.name)
         if file.exists():
+            done.kept += 1
             continue
         try:
             with VolumeReader(root, volume) as reader:
@@ -118,7 +133,11 @@ def reconstruct_folder(
             done.failed.append(str(error))
             continue
         write_reconstruction(file, images["rcan"])
-        row = {"volume": volume.name, "ms": 1e3 * seconds / volume.n_slices if timed else None}
+        row = {
+            "volume": volume.name,
+            "n_slices": volume.n_slices,
+            "ms": 1e3 * seconds / volume.n_slices if timed else None,
+        }
         target = images.pop("target", None)
         if target is not None:
             row |= {image: fastmri_scores(target, stack)["ssim"] for image, stack in images.items()}

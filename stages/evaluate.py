@@ -1,17 +1,24 @@
 """Stage `evaluate`: scores of every image on validation and test, tables, pictures, and reconstructions as files."""
 
 import json
+from pathlib import PurePosixPath
 
 from accelerate import PartialState
 
 from frost.checkpoint import load_config, load_network
-from frost.evaluation import EvaluateParams, draw, evaluate, mean_varnet_ssim
-from frost.export import write_reconstruction
+from frost.evaluation import Case, EvaluateParams, draw, evaluate, mean_varnet_ssim
+from frost.export import challenge_path, write_reconstruction
 from frost.image_networks import IMAGE_NETWORKS
 from frost.launch import run, summary
 from frost.pairs import PairDataset
 from frost.params import load_params, stage_paths
 from frost.tables import write_table
+
+
+def file_of(split: str, case: Case) -> PurePosixPath:
+    """Where in the out a volume's challenge file lies: a folder a split, or the challenge's own tree."""
+    path = challenge_path(case.facts, case.target is not None)
+    return path if len(path.parts) > 1 else PurePosixPath(split) / path
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,11 +47,13 @@ def main(argv: list[str] | None = None) -> None:
     result = evaluate(
         {"val": val, "test": test}, network, params, device,
         keep=lambda split, case: write_reconstruction(
-            paths.reconstructions / split / f"{case.facts['name']}.h5", case.images["rcan"]
+            paths.reconstructions / file_of(split, case), case.images["rcan"]
         ),
     )  # fmt: skip
     optimism = mean_varnet_ssim(train) - result.metrics["val"]["varnet"]["ssim"]
-    metrics = result.metrics | {"cache": {"optimism": optimism}}
+    metrics = result.metrics | {
+        "cache": {"optimism": optimism, "imported_saw_validation": int(val.made_by()["saw_validation"])}
+    }
 
     for folder in (paths.metrics.parent, paths.tables, paths.plots):
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,9 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     paths.metrics.write_text(json.dumps(metrics, indent=1) + "\n")
     with summary("evaluate") as says:
         best = "test" if "rcan" in metrics.get("test", {}) else "val"
-        says |= {
-            f"{image} ({best} SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()
-        }
+        says |= {f"{image} ({best} SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()}
 
 
 if __name__ == "__main__":

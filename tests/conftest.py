@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from frost.checkpoint import network_digest, save_network
+from frost.classical import PrepareParams, write_images
 from frost.coils import expand, rss
 from frost.fourier import fft2c, ifft2c
+from frost.frozen import write_network_images
+from frost.grappa import GrappaParams
+from frost.image_networks.rcan import RCAN, RCANParams
+from frost.indexing import MaskParams, volumes_of
+from frost.kspace_networks.varnet import VarNet, VarNetParams
+from frost.pairs import PairDataset
+from frost.shards import write_split
 
 SHAPE = (48, 44)  # y, x
 COILS = 4
@@ -39,18 +49,14 @@ def make_sens_maps(coils: int, height: int, width: int) -> Tensor:
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     angles = 2 * np.pi * np.arange(coils) / coils + 0.3
     maps = [
-        np.exp(
-            -((y - np.sin(a)) ** 2 + (x - np.cos(a)) ** 2) / 1.5 + 1j * (a + y * np.cos(a) - x * np.sin(a))
-        )
+        np.exp(-((y - np.sin(a)) ** 2 + (x - np.cos(a)) ** 2) / 1.5 + 1j * (a + y * np.cos(a) - x * np.sin(a)))
         for a in angles
     ]
     stacked = np.stack(maps)
     return torch.from_numpy((stacked / np.linalg.norm(stacked, axis=0)).astype(np.complex64))
 
 
-def make_kspace(
-    slices: int, coils: int, height: int, width: int, seed: int = 0, noise: float = 0.0
-) -> Tensor:
+def make_kspace(slices: int, coils: int, height: int, width: int, seed: int = 0, noise: float = 0.0) -> Tensor:
     """Fully sampled k-space of a phantom, complex64 (slice, coil, y, x), at fastMRI's scale."""
     maps = make_sens_maps(coils, height, width)
     images = torch.stack([make_phantom(height, width, seed * 100 + i) for i in range(slices)])
@@ -318,3 +324,62 @@ def fastmri_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def snu_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """A read-only challenge folder, for each year in turn: the year and the folder."""
     return request.param, write_snu_tree(tmp_path_factory.mktemp(f"snu{request.param}"), request.param)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """What a finished `dvc repro` leaves, of 2 train, 2 val and 2 test volumes and of networks that nobody trained."""
+
+    root: Path
+    masks: MaskParams
+
+    def pairs(self, split: str) -> PairDataset:
+        folder = self.root / "data"
+        return PairDataset(folder / "images.zarr" / split, folder / "varnet.zarr" / split, INPUTS, need_target=False)
+
+
+INPUTS = ("varnet", "grappa", "varnet-1")
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Tiny, and real: caches and networks are written by the functions of the stages. Read only."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("workspace")
+    source = write_fastmri_tree(root / "data" / "source", (2, 2, 2), prefix="", test_target=True, clean=True)
+    masks = MaskParams(
+        kind="equispaced", accelerations=[4], center_fractions=[0.16], pick="one", masks_per_volume=1, seed=0
+    )
+    grappa = GrappaParams(kernel_lines=2, kernel_points=3, regularisation=1e-2, calibration="slice")
+    prepare = PrepareParams(source="computed", grappa=grappa)
+    sizes = {"cascades": 2, "channels": 4, "pools": 2, "unshuffle": 1, "sens_channels": 2, "sens_pools": 2}
+    varnet = (
+        VarNet(VarNetParams(**sizes, sens_size=16, coils_at_once=None, checkpointing=False))
+        .eval()
+        .requires_grad_(False)
+    )
+    save_network(root / "models" / "varnet", "varnet", varnet, trained_on=[])
+    digest = network_digest(root / "models" / "varnet")
+    for split in ("train", "val", "test"):
+        _, volumes = volumes_of(source / split, masks)
+        for volume in volumes:
+            images, frozen = (root / "data" / name / split / volume.name for name in ("images.zarr", "varnet.zarr"))
+            write_images(images, source / split, volume, prepare)
+            facts = {"network": digest, "saw_validation": False}
+            write_network_images(frozen, source / split, volume, varnet, facts, torch.device("cpu"))
+        for name in ("images.zarr", "varnet.zarr"):
+            write_split(root / "data" / name / split)
+    rcan_sizes = {"features": 8, "groups": 1, "blocks": 1, "block": "plain", "reduction": 4, "residual_scaling": 1.0}
+    more = {"unshuffle": 2, "residual": True, "checkpointing": "none", "segments": 1}
+    rcan = RCAN(RCANParams(**rcan_sizes, **more), len(INPUTS)).eval()
+    torch.nn.init.normal_(rcan.tail.weight, std=0.02)
+    workspace = Workspace(root, masks)
+    save_network(
+        root / "models" / "rcan",
+        "rcan",
+        rcan,
+        (len(INPUTS),),
+        inputs=INPUTS,
+        made_by=workspace.pairs("train").made_by(),
+    )
+    return workspace

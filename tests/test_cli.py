@@ -1,0 +1,93 @@
+"""The command `frost` as a user meets it: what it prints, what it writes, and with which status it ends."""
+
+import json
+import re
+import subprocess
+import sys
+
+import h5py
+import pytest
+from typer.testing import CliRunner
+
+from frost.cli import app
+from frost.errors import InputError
+from frost.scores import score_folders
+from frost.tables import write_table
+
+COMMANDS = ("reconstruct", "score", "compare")
+
+
+def frost(*words):
+    """Output and exit status; an InputError goes through, as `main` is what turns it into a line."""
+    return CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(
+        app, [str(w) for w in words], catch_exceptions=False
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches(command):
+    done = frost(command, "--help")
+    assert done.exit_code == 0 and re.search(rf"Example: frost {command} \S+", done.output)
+
+
+def test_without_a_command_it_lists_them():
+    assert all(command in frost().output for command in COMMANDS)
+
+
+def test_an_error_is_one_line_and_status_1(tmp_path):
+    words = ["score", "--preset", "snu2027", "--target", tmp_path, "--reconstruction", tmp_path]
+    code = "from frost.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: no preset 'snu2027'; there are fastmri,") and done.stderr.count("\n") == 1
+
+
+def test_reconstruct_tells_speed_scores_and_what_was_kept(workspace, tmp_path):
+    words = ["reconstruct", "--input", workspace.root / "data" / "source" / "test", "--output", tmp_path / "out"]
+    words += ["--models", workspace.root / "models", "--device", "cpu", "--ensemble", "flip", "--time"]
+    done = frost(*words)
+    assert done.exit_code == 0 and re.search(r"\d+\.\d ms a slice, mean of all slices", done.output)
+    assert "file1004" in done.output and "rcan" in done.output
+    assert "2 were in" in frost(*words).output
+
+
+def test_reconstruct_does_all_it_can_and_then_fails(workspace, tmp_path, write_fastmri):
+    write_fastmri(tmp_path / "scans" / "good.h5")
+    (tmp_path / "scans" / "bad.h5").write_bytes(b"not HDF5")
+    words = ["--input", tmp_path / "scans", "--output", tmp_path / "out", "--models", workspace.root / "models"]
+    with pytest.raises(InputError, match=r"1 of the volumes could not be reconstructed: .*bad\.h5"):
+        frost("reconstruct", *words, "--device", "cpu")
+    assert (tmp_path / "out" / "good.h5").is_file()
+
+
+def test_an_impossible_device_is_named(workspace, tmp_path):
+    words = ["--input", tmp_path, "--output", tmp_path, "--models", workspace.root / "models"]
+    with pytest.raises(InputError, match=r"--device abacus: "):
+        frost("reconstruct", *words, "--device", "abacus")
+
+
+def test_score_is_the_library(tmp_path, write_snu_tree):
+    board = write_snu_tree(tmp_path, 2023) / "leaderboard"
+    result = tmp_path / "result"
+    for file in board.glob("*/image/*.h5"):
+        (result / file.parts[-3]).mkdir(parents=True, exist_ok=True)
+        with h5py.File(file) as image, h5py.File(result / file.parts[-3] / file.name, "w") as out:
+            out["reconstruction"] = image["image_grappa"][:]
+    words = ("score", "--preset", "snu2023", "--target", board, "--reconstruction", result)
+    _, summary = score_folders("snu2023", board, result)
+    assert json.loads(frost(*words, "--json").stdout) == summary
+    assert f"{summary['final']['ssim']:.6f}" in frost(*words).output
+    boxes = frost("score", "--preset", "snu2026", *words[3:])
+    assert "ssim_bbox left out: no file has boxes" in boxes.output
+
+
+def test_compare_reads_two_tables(tmp_path):
+    facts = {"split": "test", "acquisition": "AXT2", "acceleration": 4.0, "n_slices": 1, "image": "rcan", "slice": 0}
+    for name, gain in (("a", 0.0), ("b", 0.01)):
+        rows = [{**facts, "volume": f"v{p}", "patient": f"p{p}", "ssim": 0.9 + p / 1000 + gain} for p in range(12)]
+        write_table(tmp_path / f"{name}.csv", rows)
+    tables = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    found = json.loads(frost("compare", *tables, "--json").stdout)["comparisons"][0]
+    assert found["difference"] == pytest.approx(0.01) and found["share_improved"] == 1
+    assert "| " in frost("compare", *tables, "--md").stdout
+    assert "+0.01" in frost("compare", *tables).output

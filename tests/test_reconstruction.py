@@ -1,0 +1,142 @@
+"""The live path: what it makes of a new scan is what the caches hold of it, for every layout, to the last file."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from frost.checkpoint import load_network
+from frost.errors import InputError
+from frost.export import challenge_path
+from frost.image_networks import IMAGE_NETWORKS
+from frost.indexing import volumes_of
+from frost.reader import VolumeReader
+from frost.reconstruction import load_models, new_masks, reconstruct_folder, reconstruct_volume
+from frost.scores import fastmri_scores
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def models(workspace):
+    return load_models(workspace.root / "models", CPU)
+
+
+def written(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def read(file):
+    with h5py.File(file) as opened:
+        return opened["reconstruction"][:]
+
+
+def test_live_images_are_the_cached_ones(workspace, models):
+    pairs = workspace.pairs("test")
+    root, volumes = volumes_of(workspace.root / "data" / "source", workspace.masks)
+    assert [volume.name for volume in volumes] == pairs.names
+    for volume in volumes:
+        with VolumeReader(root, volume) as reader:
+            live = reconstruct_volume(models, reader, "none")
+        cached = pairs.volume(volume.name)
+        for image in ("zero_filled", "grappa", "varnet", "target"):
+            np.testing.assert_array_equal(live[image], cached[image])
+        rcan = load_network(workspace.root / "models" / "rcan", IMAGE_NETWORKS)
+        places = [i for i, name in enumerate(n for n in pairs.names for _ in range(2)) if name == volume.name]
+        batch = torch.stack([pairs[i]["inputs"] for i in places])
+        np.testing.assert_allclose(live["rcan"], rcan(batch).numpy(), rtol=0, atol=1e-6 * cached["target"].max())
+        assert np.abs(live["rcan"] - live["varnet"]).max() > 0.01 * live["varnet"].max(), "a network that does nothing"
+
+
+def test_a_folder_is_masked_as_in_training_and_scored(workspace, models, tmp_path):
+    source = workspace.root / "data" / "source" / "test"
+    done = reconstruct_folder(models, source, tmp_path, None, None, "none")
+    assert written(tmp_path) == ["file1004.h5", "file1005.h5"] and not done.failed
+    target = workspace.pairs("test").volume("file1004")["target"]
+    row = next(row for row in done.rows if row["volume"] == "file1004")
+    assert row["rcan"] == fastmri_scores(target, read(tmp_path / "file1004.h5"))["ssim"]
+    assert row["varnet"] != row["rcan"] and row["ms"] is None
+
+
+def test_what_is_there_is_kept_and_the_rest_is_done(workspace, models, tmp_path):
+    source = workspace.root / "data" / "source" / "test"
+    (tmp_path / "file1004.h5").write_bytes(b"mine")
+    done = reconstruct_folder(models, source, tmp_path, None, None, "none")
+    assert done.kept == 1 and [row["volume"] for row in done.rows] == ["file1005"]
+    assert (tmp_path / "file1004.h5").read_bytes() == b"mine"
+
+
+def test_bad_files_are_told_and_the_others_done(models, tmp_path, write_fastmri):
+    scans = tmp_path / "scans"
+    for number, name in enumerate(("a", "b", "c", "d")):
+        write_fastmri(scans / f"{name}.h5", seed=number)
+    (scans / "b.h5").write_bytes((scans / "b.h5").read_bytes()[:3000])  # its header cannot be read
+    with h5py.File(scans / "d.h5", "a") as h5:  # its header can, its second slice cannot
+        h5["kspace"][1, 0, 0, 0] = np.nan
+    done = reconstruct_folder(models, scans, tmp_path / "out", None, None, "none")
+    assert written(tmp_path / "out") == ["a.h5", "c.h5"]
+    assert len(done.failed) == 2 and "b.h5" in done.failed[0] and "slice 1 has NaN" in done.failed[1]
+
+
+def test_a_file_with_its_own_mask_needs_no_target(models, tmp_path, write_fastmri, make_mask):
+    write_fastmri(tmp_path / "file7.h5", mask=make_mask(44), acquisition="CORPD_FBK")
+    done = reconstruct_folder(models, tmp_path / "file7.h5", tmp_path / "out", None, None, "none", timed=True)
+    assert written(tmp_path / "out") == ["file7_v2.h5"] and read(tmp_path / "out" / "file7_v2.h5").shape == (2, 32, 32)
+    assert done.milliseconds() == done.rows[0]["ms"] > 0 and "rcan" not in done.rows[0]
+
+
+def test_an_snu_tree_gives_the_tree_that_is_handed_in(models, tmp_path, snu_source):
+    year, source = snu_source
+    done = reconstruct_folder(models, source, tmp_path, None, None, "none")
+    groups = {2022: [""], 2024: ["private/", "public/"]}.get(year, ["acc4/", "acc8/"])
+    assert written(tmp_path) == sorted(
+        f"reconstructions_leaderboard/{group}{name}.h5"
+        for group in groups
+        for name in (
+            ["brain_test1", "knee_test1"]
+            if year == 2025
+            else [f"{'knee' if year == 2026 else 'brain'}_test{n}" for n in (1, 2)]
+        )
+    )
+    assert not done.failed and read(next(tmp_path.rglob("*.h5"))).shape == (2, 48, 48)
+
+
+@pytest.mark.parametrize(
+    ("file", "layout", "name", "has_target", "path"),
+    [
+        ("multicoil_val/file1.h5", "fastmri", "file1", True, "file1.h5"),
+        ("multicoil_test_v2/file1_v2.h5", "fastmri", "v2-file1_v2", False, "file1_v2.h5"),
+        ("multicoil_test/file1.h5", "fastmri", "file1.R8", False, "file1.R8_v2.h5"),
+        ("multicoil_challenge/file1.h5", "fastmri", "challenge-file1", False, "file1.h5"),
+        ("leaderboard/acc5/kspace/brain_test1.h5", "snu2024", "acc5-brain_test1", True,
+         "reconstructions_leaderboard/public/brain_test1.h5"),
+        ("leaderboard/acc9/kspace/brain_test1.h5", "snu2024", "acc9-brain_test1", True,
+         "reconstructions_leaderboard/private/brain_test1.h5"),
+        ("val/kspace/knee_acc4_1.h5", "snu2026", "knee_acc4_1", True, "reconstructions_val/knee_acc4_1.h5"),
+        ("kspace/knee_test1.h5", "snu2026", "knee_test1", True, "knee_test1.h5"),
+    ],
+)  # fmt: skip
+def test_challenge_names(file, layout, name, has_target, path):
+    facts = {"file": file, "layout": layout, "name": name, "acquisition": "CORPD_FBK"}
+    assert str(challenge_path(facts, has_target)) == path
+
+
+def test_masks_are_those_of_training_unless_others_are_asked_for(models):
+    masks = new_masks(models, None, None)
+    assert (masks.kind, masks.accelerations, masks.center_fractions) == ("equispaced", [4], [0.16])
+    assert new_masks(models, 8.0, 0.04).accelerations == [8]
+    with pytest.raises(InputError, match=r"--acceleration, --center-fraction"):
+        new_masks(models, 8.0, 1.5)
+
+
+def test_networks_that_were_not_made_for_each_other_are_refused(workspace, tmp_path):
+    import json
+    import shutil
+
+    shutil.copytree(workspace.root / "models", tmp_path / "models")
+    config = tmp_path / "models" / "rcan" / "config.json"
+    facts = json.loads(config.read_text())
+    facts["made_by"]["networks"] = ["00"]
+    config.write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="of another network than"):
+        load_models(tmp_path / "models", CPU)

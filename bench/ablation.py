@@ -38,6 +38,10 @@ from stages.train_rcan import TrainRCANParams
 Changes = dict[str, Any]
 
 BOTTLENECK: Changes = {"network.block": "bottleneck", "network.features": 64, "network.blocks": 5}  # as many parameters
+NAFNET: Changes = {
+    "name": "nafnet", "width": 16, "encoder_blocks": [1, 1], "middle_blocks": 1, "decoder_blocks": [1, 1],
+    "unshuffle": 2, "residual": True, "checkpointing": "none",
+}  # fmt: skip
 
 #: what differs from params.yaml, by variant
 VARIANTS: dict[str, Changes] = {
@@ -68,6 +72,10 @@ VARIANTS: dict[str, Changes] = {
     "AdamW": {"fit.optimizer": "adamw", "fit.weight_decay": 1e-2},
     "loss in the foreground": {"fit.loss.region": "foreground", "fit.loss.threshold": 2e-5},
     "full resolution, equal time": {"network.unshuffle": 1, "network.features": 16},
+    "NAFNet, 2 levels, equal time": {"network": NAFNET | {"width": 24}},
+    "NAFNet, 3 levels, equal time": {
+        "network": NAFNET | {"encoder_blocks": [1, 1, 2], "middle_blocks": 2, "decoder_blocks": [1, 1, 1]},
+    },
     "8 epochs": {"fit.epochs": 8},
 }  # fmt: skip
 SEEDS = {"default": [0, 1, 2]}

@@ -1,51 +1,78 @@
 """The image networks: their size, their invariances, and memory tricks that change no number."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from ruamel.yaml import YAML
 
-from frost.image_networks.rcan import RCAN, RCANParams
+from frost.checkpoint import build, load_network, save_network
+from frost.errors import InputError
+from frost.image_networks import IMAGE_NETWORKS
+from frost.params import NamedParams
 
-SMALL = RCANParams(
-    features=8, groups=2, blocks=4, block="plain", reduction=4, residual_scaling=1.0, unshuffle=2, residual=True,
-    checkpointing="none", segments=2,
-)  # fmt: skip
-SEED = SMALL.model_copy(
-    update={
-        "features": 160, "groups": 4, "blocks": 25, "block": "bottleneck", "reduction": 16, "residual_scaling": 0.125,
-        "unshuffle": 1, "residual": False,
-    }
-)  # fmt: skip
+SMALL = {
+    "rcan": {
+        "name": "rcan", "features": 8, "groups": 2, "blocks": 4, "block": "plain", "reduction": 4,
+        "residual_scaling": 1.0, "unshuffle": 2, "residual": True, "checkpointing": "none", "segments": 2,
+    },
+    "nafnet": {
+        "name": "nafnet", "width": 6, "encoder_blocks": [1, 2], "middle_blocks": 1, "decoder_blocks": [1, 1],
+        "unshuffle": 2, "residual": True, "checkpointing": "none",
+    },
+}  # fmt: skip
+VARIANTS = {
+    "rcan": SMALL["rcan"],
+    "rcan, direct, bottlenecks, no attention": SMALL["rcan"]
+    | {"residual": False, "block": "bottleneck", "reduction": None, "residual_scaling": 0.125, "unshuffle": 1},
+    "nafnet": SMALL["nafnet"],
+    "nafnet, direct": SMALL["nafnet"] | {"residual": False, "unshuffle": 1},
+}
+PRESETS = {"rcan_2022": 4_007_721, "rcan_30m": 30_654_081, "nafnet": 29_161_444}
+ROOT = Path(__file__).parents[1]
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 
 
-def trained(params, n_inputs=2, seed=0):
+def fresh(choice, n_inputs=2):
+    return build(IMAGE_NETWORKS, NamedParams(**choice), n_inputs)
+
+
+def trained(choice, n_inputs=2, seed=0):
     """A network with weights that do something, in double precision."""
     torch.manual_seed(seed)
-    network = RCAN(params, n_inputs).double()
+    network = fresh(choice, n_inputs).double()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
 
 
 def images(n=3, channels=2, height=20, width=22, seed=1):
-    return torch.rand(
-        n, channels, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-    )
+    return torch.rand(n, channels, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_the_2022_entry_has_its_number_of_parameters():
+@pytest.mark.parametrize(("preset", "n_parameters"), PRESETS.items())
+def test_the_presets_have_their_number_of_parameters(preset, n_parameters):
+    choice = YAML(typ="safe").load((ROOT / "params" / f"{preset}.yaml").read_text())["network"]
     with torch.device("meta"):
-        network = RCAN(SEED, n_inputs=2)
-    assert sum(p.numel() for p in network.parameters()) == 4_007_721
+        network = fresh(choice)
+    assert sum(p.numel() for p in network.parameters()) == n_parameters
 
 
-def test_an_untrained_residual_network_returns_its_first_input():
+def test_every_network_is_tested_here():
+    assert set(SMALL) == set(IMAGE_NETWORKS) and all(name == choice["name"] for name, choice in SMALL.items())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_untrained_residual_network_returns_its_first_input(name):
     inputs = images().float()
-    torch.testing.assert_close(RCAN(SMALL, 2)(inputs), inputs[:, 0])
+    torch.testing.assert_close(fresh(SMALL[name])(inputs), inputs[:, 0])
 
 
+@every_variant
 @pytest.mark.parametrize("size", [(20, 22), (19, 23)])
-def test_a_slice_gives_the_same_alone_and_in_a_batch(size):
-    network, inputs = trained(SMALL), images(height=size[0], width=size[1])
+def test_a_slice_gives_the_same_alone_and_in_a_batch(variant, size):
+    network, inputs = trained(variant), images(height=size[0], width=size[1])
     inputs[1] *= 1e-4  # neighbours of another scale
     batch = network(inputs)
     assert batch.shape == (3, *size)
@@ -53,29 +80,33 @@ def test_a_slice_gives_the_same_alone_and_in_a_batch(size):
         torch.testing.assert_close(network(inputs[i : i + 1])[0], batch[i], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "params", [SMALL, SMALL.model_copy(update={"residual": False, "block": "bottleneck"})]
-)
-def test_the_answer_is_proportional_to_the_inputs(params):
-    network, inputs = trained(params), images()
+@every_variant
+def test_the_answer_is_proportional_to_the_inputs(variant):
+    network, inputs = trained(variant), images()
     torch.testing.assert_close(network(3e-4 * inputs), 3e-4 * network(inputs))
 
 
-def test_an_empty_slice_gives_finite_numbers_and_gradients():
-    network = trained(SMALL)
+@every_variant
+def test_an_empty_slice_gives_finite_numbers_and_gradients(variant):
+    network = trained(variant)
     output = network(torch.zeros_like(images()))
     output.sum().backward()
     assert output.isfinite().all()
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("checkpointing", ["group", "nested"])
-@pytest.mark.parametrize("block", ["plain", "bottleneck"])
-def test_checkpoints_change_no_gradient_and_no_random_number(checkpointing, block):
-    plain, saving = (
-        trained(SMALL.model_copy(update={"checkpointing": kind, "block": block}))
-        for kind in ("none", checkpointing)
-    )
+@pytest.mark.parametrize(
+    ("variant", "changes"),
+    [
+        *[("rcan", {"checkpointing": kind}) for kind in ("group", "segment", "nested")],
+        ("rcan", {"checkpointing": "segment", "segments": 3}),
+        ("rcan", {"checkpointing": "nested", "segments": 9}),
+        ("rcan, direct, bottlenecks, no attention", {"checkpointing": "nested"}),
+        ("nafnet", {"checkpointing": "level"}),
+    ],
+)
+def test_checkpoints_change_no_gradient_and_no_random_number(variant, changes):
+    plain, saving = trained(VARIANTS[variant]), trained(VARIANTS[variant] | changes)
     drawn = []
     for network in (plain, saving):
         torch.manual_seed(5)
@@ -83,6 +114,40 @@ def test_checkpoints_change_no_gradient_and_no_random_number(checkpointing, bloc
         drawn.append(torch.rand(()))
     assert drawn[0] == drawn[1]
     for (name, ours), theirs in zip(plain.named_parameters(), saving.parameters()):
-        torch.testing.assert_close(
-            theirs.grad, ours.grad, rtol=1e-6, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(theirs.grad, ours.grad, rtol=1e-6, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("kind", ["group", "segment", "nested"])
+def test_checkpoints_keep_fewer_activations(kind):
+    """Counted in tensors that the backward pass finds saved: what the bench measures in bytes."""
+
+    def n_saved(choice):
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+            trained(choice)(images())
+        return sum(saved)
+
+    assert n_saved(SMALL["rcan"] | {"checkpointing": kind}) < 0.5 * n_saved(SMALL["rcan"])
+
+
+@every_variant
+def test_low_precision_stays_inside(variant):
+    network = trained(variant).float()
+    inputs = images().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(inputs)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, network(inputs), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_is_rebuilt_from_its_folder(tmp_path, name):
+    network = trained(SMALL[name]).float()
+    save_network(tmp_path, name, network, (2,))
+    again = load_network(tmp_path, IMAGE_NETWORKS)
+    torch.testing.assert_close(again(images().float()), network(images().float()))
+
+
+def test_levels_that_do_not_fit_are_told():
+    with pytest.raises(InputError, match="one number for each level"):
+        fresh(SMALL["nafnet"] | {"decoder_blocks": [1]})

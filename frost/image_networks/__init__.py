@@ -4,6 +4,7 @@ A network's class has `Params`, its own pydantic model, and `__init__(params, n_
 (batch, channel, y, x) in any scale, the image to improve first, and returns (batch, y, x) in the same scale.
 """
 
+from frost.image_networks.nafnet import NAFNet
 from frost.image_networks.rcan import RCAN
 
-IMAGE_NETWORKS = {"rcan": RCAN}
+IMAGE_NETWORKS = {"nafnet": NAFNet, "rcan": RCAN}

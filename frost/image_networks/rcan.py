@@ -1,7 +1,8 @@
 """RCAN, residual channel attention network (Zhang 2018, doi:10.1007/978-3-030-01234-2_18), for images of one size.
 
-The form is that of the 2022 challenge entry: bottleneck blocks (He 2016, doi:10.1109/CVPR.2016.90), residual scaling (Lim 2017,
-doi:10.1109/CVPRW.2017.151), ReLU in place, and recomputation of activations (Chen 2016, arXiv:1604.06174) per residual group.
+The form is that of the 2022 challenge entry: bottleneck blocks (He 2016, doi:10.1109/CVPR.2016.90), residual scaling
+(Lim 2017, doi:10.1109/CVPRW.2017.151), ReLU in place, and activations that the backward pass computes again (Chen 2016,
+arXiv:1604.06174); where to place those checkpoints is in docs/memory.md.
 """
 
 from typing import Literal
@@ -10,10 +11,9 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from frost.image_networks.scaling import input_scale, pad_to_multiple
+from frost.image_networks.scaling import improved, zero
 from frost.params import Params
 
 
@@ -28,10 +28,10 @@ class RCANParams(Params):
     residual_scaling: float = Field(gt=0, le=1, description="share of a block's output that is added; 2022: 0.125")
     unshuffle: int = Field(ge=1, le=4, description="n x n pixels become channels: n * n times less work")
     residual: bool = Field(description="the output is added to the first input, and starts at zero")
-    checkpointing: Literal["none", "group", "nested"] = Field(
-        description="what is recomputed in the backward pass: nothing, each group, or segments inside each group too"
+    checkpointing: Literal["none", "group", "segment", "nested"] = Field(
+        description="what the backward pass recomputes: nothing, groups, parts of groups, or parts within groups"
     )
-    segments: int = Field(ge=1, description="parts of a group with `checkpointing: nested`; about sqrt(blocks)")
+    segments: int = Field(ge=1, description="parts of a group with `checkpointing: segment` or `nested`")
 
 
 class RCAN(nn.Module):
@@ -46,27 +46,22 @@ class RCAN(nn.Module):
         self.head = nn.Conv2d(n_inputs * n_pixels, params.features, kernel_size=3, padding=1)
         self.groups = nn.ModuleList(ResidualGroup(params) for _ in range(params.groups))
         self.tail = nn.Conv2d(params.features, n_pixels, kernel_size=3, padding=1)
-        if params.residual:  # the untrained network returns its input: no training step is spent on learning that
-            nn.init.zeros_(self.tail.weight)
-            nn.init.zeros_(self.tail.bias)  # type: ignore[arg-type]  # a convolution with a bias has one
+        if params.residual:
+            zero(self.tail)
 
     def forward(self, inputs: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch y x"]:
         """The improved image. Under autocast the convolutions alone run in low precision."""
-        height, width = inputs.shape[-2:]
-        scale = input_scale(inputs)
-        images = inputs / scale
-        features = functional.pixel_unshuffle(pad_to_multiple(images, self.params.unshuffle), self.params.unshuffle)
-        features = self.tail(self.trunk(self.head(features)))
-        output = functional.pixel_shuffle(features.to(images.dtype), self.params.unshuffle)[..., :height, :width]
-        if self.params.residual:
-            output = output + images[:, :1]
-        return (output * scale)[:, 0]
+        return improved(inputs, self.layers, self.params.unshuffle, self.params.residual)
+
+    def layers(self, images: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch pixel y x"]:
+        """From images to what is added to the first of them, or to the image itself."""
+        return self.tail(self.trunk(self.head(images)))
 
     def trunk(self, head: Float[Tensor, "batch feature y x"]) -> Float[Tensor, "batch feature y x"]:
         """All residual groups, and the skip around them."""
         features = head
         for group in self.groups:
-            if self.params.checkpointing != "none" and torch.is_grad_enabled():
+            if self.params.checkpointing in ("group", "nested") and torch.is_grad_enabled():
                 features = checkpoint(group, features, use_reentrant=False)
             else:
                 features = group(features)
@@ -80,10 +75,11 @@ class ResidualGroup(nn.Module):
         super().__init__()
         self.blocks = nn.Sequential(*(ResidualBlock(params) for _ in range(params.blocks)))
         self.tail = nn.Conv2d(params.features, params.features, kernel_size=3, padding=1)
-        self.segment = -(-params.blocks // params.segments) if params.checkpointing == "nested" else None
+        in_parts = params.checkpointing in ("segment", "nested")
+        self.segment = -(-params.blocks // params.segments) if in_parts else None
 
     def forward(self, features: Float[Tensor, "batch feature y x"]) -> Float[Tensor, "batch feature y x"]:
-        """Runs segment by segment where checkpoints are nested: this is then already a recomputation, one level down."""
+        """Where checkpoints are nested this runs segment by segment three times: the second for the group alone."""
         inner = features
         if self.segment is not None and torch.is_grad_enabled():
             for start in range(0, len(self.blocks), self.segment):

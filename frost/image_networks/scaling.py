@@ -1,16 +1,50 @@
 """What every image network needs around it: a scale from its inputs, and a size that it can halve."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+
+def improved(
+    inputs: Float[Tensor, "batch channel y x"],
+    layers: Callable[[Tensor], Tensor],
+    unshuffle: int,
+    residual: bool,
+    halvings: int = 0,
+) -> Float[Tensor, "batch y x"]:
+    """What `layers` make of the inputs, in the scale and size of these; added to the first of them where `residual`.
+
+    layers:    features (batch, channel * unshuffle**2, h, w) to (batch, unshuffle**2, h, w), of values about 1
+    unshuffle: n x n pixels become channels, n * n times less work
+    halvings:  how often `layers` halve the size of what they get
+    """
+    height, width = inputs.shape[-2:]
+    scale = input_scale(inputs)
+    images = inputs / scale
+    padded = pad_to_multiple(images, unshuffle * 2**halvings)
+    features = layers(functional.pixel_unshuffle(padded, unshuffle))
+    output = functional.pixel_shuffle(features.to(images.dtype), unshuffle)[..., :height, :width]
+    if residual:
+        output = output + images[:, :1]
+    return (output * scale)[:, 0]
+
+
+def zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with zeros as its weights: a residual network then starts as the identity, which it need not learn."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 def input_scale(inputs: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch 1 1 1"]:
     """Root mean square of all inputs of a slice together; 1 for an empty slice.
 
-    From the inputs alone, because the target is not known for a new scan. One number a slice keeps the inputs comparable
-    with each other, makes the network's answer exactly proportional to its input, and is the same in a batch of any size.
+    From the inputs alone, because the target is not known for a new scan. One number a slice keeps the inputs
+    comparable with each other, makes the network's answer exactly proportional to its input, and is the same in a
+    batch of any size.
     """
     scale = inputs.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
     return torch.where(scale > 0, scale, 1.0)

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +12,10 @@ from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
+from frost.disagreement import calibration, disagreement_map, rank_correlation, smooth
 from frost.ensemble import Ensemble, self_ensemble
+from frost.errors import InputError
+from frost.export import PUBLIC
 from frost.figures import (
     Example,
     choose_slices,
@@ -24,8 +27,19 @@ from frost.figures import (
 )
 from frost.pairs import PairDataset, input_channels
 from frost.params import Params
-from frost.scores import fastmri_scores, score_slices, ssim_maps
-from frost.tables import Row
+from frost.scores import (
+    PRESETS,
+    Box,
+    Preset,
+    VolumeScores,
+    fastmri_scores,
+    foreground_mask,
+    score_slices,
+    score_volume,
+    ssim_maps,
+    summarise,
+)
+from frost.tables import Cell, Row
 
 Images = dict[str, Float[np.ndarray, "slice y x"]]
 
@@ -34,6 +48,8 @@ IMAGES = ("zero_filled", "grappa", "varnet", "blend", "rcan", "rcan_ensemble")
 SCORES = ("ssim", "ssim_foreground", "ssim_clean", "psnr", "nmse")
 BLEND_STEPS = 50  # the weight is found to 2 %
 TRAINING_VOLUMES = 50  # enough for the mean SSIM on training data, however much there is
+
+PresetName = Literal["fastmri", "snu2021", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
 
 
 class EvaluateParams(Params):
@@ -44,6 +60,8 @@ class EvaluateParams(Params):
     batch_size: int = Field(ge=1)
     foreground: float = Field(gt=0)
     """Target above which a pixel is in the head, for ssim_foreground: 2e-5 in 2026, 5e-5 for brains before."""
+    presets: tuple[PresetName, ...]
+    """Official scores beside fastMRI's, which are `ssim`, `psnr` and `nmse`; these bear the preset's name."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +75,57 @@ class Case:
 
 
 @dataclass
+class Leaderboard:
+    """A split under the rules of one challenge, every image of it; or why the data cannot be scored by them."""
+
+    preset: Preset
+    volumes: dict[str, list[VolumeScores]] = field(default_factory=dict)
+    left_out: str = ""
+
+    def add(self, case: Case) -> None:
+        """Score one volume. One that the preset cannot serve ends it: a mean over the others would be another score."""
+        if case.target is None or self.left_out:
+            return
+        facts = case.facts
+        boxes = {int(i): [_whole(box) for box in some] for i, some in facts["annotations"].items()}
+        try:
+            if facts["maximum"] is None:
+                raise InputError(f"{facts['file']}: no attribute `max`, which is the data range")
+            for image, stack in case.images.items():
+                scores = score_volume(
+                    self.preset, case.target, stack, name=PurePosixPath(facts["file"]).name, group=self._group(facts),
+                    maximum=facts["maximum"], boxes=boxes or None, acquisition=facts["acquisition"],
+                    acceleration=facts["acceleration"],
+                )  # fmt: skip
+                self.volumes.setdefault(image, []).append(scores)
+        except InputError as error:
+            self.left_out = str(error)
+
+    def metrics(self) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+        """Image -> final scores under the preset's name, and what is left out (a metric or the preset) -> why."""
+        if self.left_out:
+            return {}, {self.preset.name: self.left_out}
+        found, left_out = {}, {}
+        for image, volumes in self.volumes.items():
+            summary = summarise(self.preset, volumes)
+            found[image] = {f"{self.preset.name}_{metric}": value for metric, value in summary["final"].items()}
+            left_out = {f"{self.preset.name} {what}": why for what, why in summary["left_out"].items()}
+        return found, left_out
+
+    def _group(self, facts: Mapping[str, Any]) -> str:
+        """The folder that the leaderboard has for this acceleration; 2024's `private` is what is not 4, 5 or 8."""
+        if not self.preset.groups or facts["acceleration"] is None:
+            return ""
+        folder = f"acc{facts['acceleration']:g}"
+        return folder if "public" not in self.preset.groups else "public" if folder in PUBLIC else "private"
+
+
+def _whole(box: Sequence[float]) -> Box:
+    x, y, width, height = (int(side) for side in box)
+    return x, y, width, height
+
+
+@dataclass
 class Evaluation:
     """What was found: means by split and image for the metrics file, and the rows that they are means of."""
 
@@ -64,6 +133,9 @@ class Evaluation:
     metrics: dict[str, Any] = field(default_factory=dict)
     by_slice: list[Row] = field(default_factory=list)
     by_volume: list[Row] = field(default_factory=list)
+    calibration: list[Row] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Official scores that this data cannot have, `<split> <preset> <metric>`, and why."""
 
     def ladder(self, split: str) -> dict[str, dict[str, float]]:
         """The scores of each image of a split, from the least work to the most."""
@@ -85,16 +157,25 @@ def evaluate(
     for split, pairs in splits.items():
         by_slice: list[Row] = []
         by_volume: list[Row] = []
+        boards = [Leaderboard(PRESETS[name]) for name in params.presets if name != "fastmri"]
+        trust = Calibration()
         cases = reconstruct(pairs, network, result.blend, params, device)
-        for case in tqdm(
-            cases, total=len(pairs.names), desc=f"evaluate {split}", unit="volume", disable=None
-        ):
+        for case in tqdm(cases, total=len(pairs.names), desc=f"evaluate {split}", unit="volume", disable=None):
             keep(split, case)
             rows = slice_rows(split, case, params.foreground)
             by_slice += rows
             by_volume += volume_rows(split, case, rows)
+            trust.add(case, params.foreground)
+            for board in boards:
+                board.add(case)
         if by_volume:
-            result.metrics[split] = summary(by_slice, by_volume)
+            result.metrics[split] = summary(by_slice, by_volume) | {"disagreement": trust.metrics()}
+            result.calibration += [{"split": split, **row} for row in trust.curve()]
+            for board in boards:
+                scores, left_out = board.metrics()
+                for image, values in scores.items():
+                    result.metrics[split][image] |= values
+                result.left_out |= {f"{split} {what}": why for what, why in left_out.items()}
         result.by_slice += by_slice
         result.by_volume += by_volume
     result.metrics["val"]["blend"]["weight"] = result.blend
@@ -139,9 +220,7 @@ def best_blend(pairs: PairDataset) -> float:
         volume = pairs.volume(name)
         if "target" in volume:
             maximum = float(volume["target"].max())
-            totals += [
-                ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean() for w in weights
-            ]
+            totals += [ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean() for w in weights]
     return float(weights[len(weights) - 1 - int(np.argmax(totals[::-1]))])
 
 
@@ -189,13 +268,9 @@ def summary(by_slice: Sequence[Row], by_volume: Sequence[Row]) -> dict[str, Any]
     """Means over volumes of each image's scores, what stage 2 gained, and on which share of the slices."""
     metrics: dict[str, Any] = {}
     for image in IMAGES:
-        scores = {
-            score: _mean([float(r[score]) for r in by_volume if r["image"] == image]) for score in SCORES
-        }
+        scores = {score: _mean([float(r[score]) for r in by_volume if r["image"] == image]) for score in SCORES}
         metrics[image] = {score: value for score, value in scores.items() if np.isfinite(value)}
-    ssim = {
-        image: [float(r["ssim"]) for r in by_slice if r["image"] == image] for image in ("varnet", "rcan")
-    }
+    ssim = {image: [float(r["ssim"]) for r in by_slice if r["image"] == image] for image in ("varnet", "rcan")}
     metrics["gain"] = {
         "ssim": metrics["rcan"]["ssim"] - metrics["varnet"]["ssim"],
         "over_blend": metrics["rcan"]["ssim"] - metrics["blend"]["ssim"],
@@ -204,8 +279,51 @@ def summary(by_slice: Sequence[Row], by_volume: Sequence[Row]) -> dict[str, Any]
     return metrics
 
 
+def group_rows(by_volume: Sequence[Row]) -> list[Row]:
+    """Means over the volumes of each acquisition and acceleration, for every image: where is it worse?"""
+    groups: dict[tuple[Cell, ...], list[Row]] = {}
+    for row in by_volume:
+        acceleration = row["acceleration"] if row["acceleration"] == row["acceleration"] else -1.0  # nan is not itself
+        groups.setdefault((row["split"], row["acquisition"], acceleration, row["image"]), []).append(row)
+    return [
+        {column: rows[0][column] for column in ("split", "acquisition", "acceleration", "image")}
+        | {"n_volumes": len(rows)}
+        | {score: _mean([float(row[score]) for row in rows]) for score in SCORES}
+        for rows in groups.values()
+    ]
+
+
+@dataclass
+class Calibration:
+    """Does RCAN's error rise where VarNet and GRAPPA disagree? Gathered a volume at a time."""
+
+    correlations: dict[str, list[float]] = field(default_factory=lambda: {"spearman": [], "spearman_brightness": []})
+    pairs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def add(self, case: Case, threshold: float) -> None:
+        """Inside the head of one volume; nothing where there is no target."""
+        if case.target is None or not (mask := foreground_mask(case.target, threshold)).any():
+            return
+        predictor = disagreement_map(case.images["varnet"], case.images["grappa"])
+        error = smooth(case.images["rcan"] - case.target)
+        self.correlations["spearman"].append(rank_correlation(predictor, error, mask))
+        self.correlations["spearman_brightness"].append(rank_correlation(smooth(case.images["varnet"]), error, mask))
+        maximum = float(case.target.max())
+        # A pixel in 16 is plenty for ten bins, and a thousand volumes still fit into memory.
+        self.pairs.append((predictor[mask][::16] / maximum, error[mask][::16] / maximum))
+
+    def metrics(self) -> dict[str, float]:
+        """Mean over volumes of Spearman's correlation of the error with the disagreement; and with mere brightness."""
+        means = {name: _mean(values) for name, values in self.correlations.items()}
+        return {name: value for name, value in means.items() if np.isfinite(value)}
+
+    def curve(self) -> list[dict[str, float]]:
+        """Mean error by tenths of the disagreement, both relative to the maximum of the volume's target."""
+        return calibration(self.pairs) if self.pairs else []
+
+
 def mean_varnet_ssim(pairs: PairDataset) -> float:
-    """fastMRI's SSIM of the cached VarNet images, mean over volumes with a target; evenly chosen ones where they are many."""
+    """fastMRI's SSIM of the cached VarNet images, mean over volumes with a target; evenly chosen ones of many."""
     names = [name for name in pairs.names if pairs.has_target(name)]
     n = min(len(names), TRAINING_VOLUMES)
     chosen = [names[i] for i in np.linspace(0, len(names) - 1, n).round().astype(int)]

@@ -15,7 +15,7 @@ Row = dict[str, Cell]
 
 # A volume may be called "0012" and a patient "7e3": these columns stay text, whatever they look like.
 TEXT = {"split", "volume", "patient", "acquisition", "image", "group", "range_source"}
-COUNTS = {"slice", "n_slices", "box"}
+COUNTS = {"slice", "n_slices", "n_volumes", "box"}
 
 
 def write_table(file: Path, rows: Sequence[Mapping[str, Cell | np.generic | None]]) -> None:
@@ -45,9 +45,7 @@ def parse_table(text: str, where: str) -> list[Row]:
     rows: list[Row] = []
     for row in reader:
         if None in row or None in row.values():
-            raise InputError(
-                f"{where}: line {reader.line_num} should have {len(reader.fieldnames or [])} cells"
-            )
+            raise InputError(f"{where}: line {reader.line_num} should have {len(reader.fieldnames or [])} cells")
         try:
             rows.append({column: _cell(column, cell) for column, cell in row.items()})
         except ValueError as error:

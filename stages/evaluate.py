@@ -1,12 +1,13 @@
 """Stage `evaluate`: scores of every image on validation and test, tables, pictures, and reconstructions as files."""
 
 import json
+import sys
 from pathlib import PurePosixPath
 
 from accelerate import PartialState
 
 from frost.checkpoint import load_config, load_network
-from frost.evaluation import Case, EvaluateParams, draw, evaluate, mean_varnet_ssim
+from frost.evaluation import Case, EvaluateParams, draw, evaluate, group_rows, mean_varnet_ssim
 from frost.export import challenge_path, write_reconstruction
 from frost.image_networks import IMAGE_NETWORKS
 from frost.launch import run, summary
@@ -59,6 +60,10 @@ def main(argv: list[str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     write_table(paths.tables / "slices.csv", result.by_slice)
     write_table(paths.tables / "volumes.csv", result.by_volume)
+    write_table(paths.tables / "groups.csv", group_rows(result.by_volume))
+    write_table(paths.tables / "disagreement.csv", result.calibration)
+    for what, why in result.left_out.items():
+        print(f"{what} left out: {why}", file=sys.stderr)
     draw(paths.plots, result, {"val": val, "test": test}, network, params, device, paths.curves)
     paths.metrics.write_text(json.dumps(metrics, indent=1) + "\n")
     with summary("evaluate") as says:

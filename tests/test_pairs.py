@@ -104,6 +104,7 @@ def test_how_the_inputs_were_made(caches):
         "masks": [MASK],
         "prepare": {"a": 1},
         "networks": ["0f"],
+        "saw_validation": False,
     }
 
 

@@ -6,7 +6,7 @@ same on both sides, and the adjoint of each transform is the other.
 """
 
 import torch
-from jaxtyping import Complex
+from jaxtyping import Complex, Shaped
 from torch import Tensor
 
 
@@ -27,6 +27,24 @@ def fftc(image: Complex[Tensor, "..."], axes: tuple[int, ...]) -> Complex[Tensor
 
 def ifftc(kspace: Complex[Tensor, "..."], axes: tuple[int, ...]) -> Complex[Tensor, "..."]:
     """k-space to image over `axes`."""
-    return torch.fft.fftshift(
-        torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes
-    )
+    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes)
+
+
+def fft_from_corner(image: Complex[Tensor, "*batch y x"]) -> Complex[Tensor, "*batch y x"]:
+    """Image to k-space along x, both with their origin at index 0: `fftc` between `to_corner` and `to_centre`."""
+    return torch.fft.fft(image, norm="ortho")
+
+
+def ifft_from_corner(kspace: Complex[Tensor, "*batch y x"]) -> Complex[Tensor, "*batch y x"]:
+    """k-space to image along x, both with their origin at index 0."""
+    return torch.fft.ifft(kspace, norm="ortho")
+
+
+def to_corner(centred: Shaped[Tensor, "*batch x"]) -> Shaped[Tensor, "*batch x"]:
+    """The origin of the last axis moved from the centre to index 0."""
+    return torch.fft.ifftshift(centred, -1)
+
+
+def to_centre(cornered: Shaped[Tensor, "*batch x"]) -> Shaped[Tensor, "*batch x"]:
+    """The inverse of `to_corner`."""
+    return torch.fft.fftshift(cornered, -1)

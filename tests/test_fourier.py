@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from frost.fourier import fft2c, fftc, ifft2c, ifftc
+from frost.fourier import fft2c, fft_from_corner, fftc, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
 from tests import laws
 
 FROST = Path(__file__).parents[1] / "frost"
@@ -65,6 +65,14 @@ def test_one_axis_after_the_other():
     x = draw(3, 7, 10)
     torch.testing.assert_close(fftc(fftc(x, (-1,)), (-2,)), fft2c(x))
     torch.testing.assert_close(ifftc(ifftc(x, (-2,)), (-1,)), ifft2c(x))
+
+
+@pytest.mark.parametrize("width", [7, 10])
+def test_from_the_corner_it_is_the_same_along_x(width):
+    x = draw(3, 5, width)
+    torch.testing.assert_close(to_centre(to_corner(x)), x)
+    torch.testing.assert_close(to_centre(fft_from_corner(to_corner(x))), fftc(x, (-1,)))
+    torch.testing.assert_close(to_centre(ifft_from_corner(to_corner(x))), ifftc(x, (-1,)))
 
 
 def test_only_fourier_calls_torch_fft():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from frost.fourier import fft2c
+from frost.kspace_networks.unet import InstanceNorm
 from frost.kspace_networks.varnet import VarNet, VarNetParams
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
@@ -16,9 +17,7 @@ PUBLIC = VarNetParams(
     cascades=12, channels=18, pools=4, unshuffle=1, sens_channels=8, sens_pools=4, sens_size=None, coils_at_once=None,
     checkpointing=False,
 )  # fmt: skip
-SMALL = PUBLIC.model_copy(
-    update={"cascades": 2, "channels": 4, "pools": 2, "sens_channels": 2, "sens_pools": 2}
-)
+SMALL = PUBLIC.model_copy(update={"cascades": 2, "channels": 4, "pools": 2, "sens_channels": 2, "sens_pools": 2})
 
 
 def scan(n_coils=3, height=21, width=30, n_acs=6, seed=0):
@@ -95,6 +94,27 @@ def test_memory_options_change_nothing(change):
         image.square().sum().backward()
     for (name, ours), theirs in zip(networks[0].named_parameters(), networks[1].parameters()):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 32, 40), (3, 2, 7, 9)])
+def test_the_normalisation_without_gradients_is_torch_s(shape):
+    image = 3 + torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    expected = torch.nn.functional.instance_norm(image)
+    torch.testing.assert_close(InstanceNorm()(image.clone().requires_grad_()), expected)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        with torch.no_grad():
+            normal = InstanceNorm()(image.clone(memory_format=layout))
+        assert normal.is_contiguous(memory_format=layout)
+        torch.testing.assert_close(normal, expected)
+
+
+@pytest.mark.parametrize("size", [(33, 30), (17, 35)])
+def test_frozen_or_in_training_it_says_the_same(size):
+    network = VarNet(SMALL)
+    kspace, mask, acs = scan(height=size[0], width=size[1])
+    image = network(kspace, mask, acs)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(kspace, mask, acs), image.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_cascade_with_a_silent_regulariser_keeps_measured_samples():

@@ -1,7 +1,8 @@
 """Networks of stage 1: masked k-space in, image out. To add one: its file here, and its line in the table.
 
-A network's class has `Params`, its own pydantic model, and `__init__(params)`. Its `forward(masked_kspace, mask, acs)` takes
-complex (batch, coil, y, x) and two boolean (batch, x), and returns an image (batch, y, x) in the scale of the k-space.
+A network's class has `Params`, its own pydantic model, and `__init__(params)`. Its `forward(masked_kspace, mask, acs)`
+takes complex (batch, coil, y, x), with zeros outside the mask, and two boolean (batch, x), and returns an image
+(batch, y, x) in the scale of the k-space.
 """
 
 from frost.kspace_networks.varnet import VarNet

@@ -10,6 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+class InstanceNorm(nn.Module):
+    """Every channel of every image to mean 0 and variance 1 (Ulyanov 2016, arXiv:1607.08022).
+
+    Without gradients on a CPU it works in place and in any memory layout. Convolutions there are two to four times as
+    fast in channels-last as in the usual layout, but torch's own function would change the layout back.
+    """
+
+    def forward(self, image: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch channel y x"]:
+        """The same shape; nobody else may need `image`."""
+        if torch.is_grad_enabled() or image.device.type != "cpu":
+            return functional.instance_norm(image)
+        image -= image.mean((-2, -1), keepdim=True)
+        variance = image.square().mean((-2, -1), keepdim=True)
+        return image.mul_((variance + 1e-5).rsqrt())
+
+
 class ConvBlock(nn.Module):
     """Two 3x3 convolutions, each with instance normalisation and leaky ReLU; the convolutions stand at 0 and 4."""
 
@@ -20,7 +36,7 @@ class ConvBlock(nn.Module):
             # Identity stands where fastMRI has its dropout, which is 0 in all public weights: it keeps the numbering.
             layers += [
                 nn.Conv2d(n_from, n_out, kernel_size=3, padding=1, bias=False),
-                nn.InstanceNorm2d(n_out),
+                InstanceNorm(),
                 nn.LeakyReLU(negative_slope=0.2, inplace=True),
                 nn.Identity(),
             ]
@@ -38,7 +54,7 @@ class TransposeConvBlock(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.ConvTranspose2d(n_in, n_out, kernel_size=2, stride=2, bias=False),
-            nn.InstanceNorm2d(n_out),
+            InstanceNorm(),
             nn.LeakyReLU(negative_slope=0.2, inplace=True),
         )
 
@@ -87,7 +103,7 @@ class NormUnet(nn.Module):
     """A U-Net for one complex image of any scale: real and imaginary part are its two channels.
 
     Each part is brought to mean 0 and standard deviation 1, padded to a multiple of 16, and brought back after. With
-    `unshuffle` n the U-Net works on n x n pixels as channels, at 1/n of the size: n * n times less work per feature map.
+    `unshuffle` n the U-Net works on n x n pixels as channels, at 1/n of the size: n * n times less work a feature map.
     Under autocast only the U-Net runs in low precision.
     """
 
@@ -99,7 +115,8 @@ class NormUnet(nn.Module):
 
     def forward(self, image: Complex[Tensor, "batch y x"]) -> Complex[Tensor, "batch y x"]:
         """The image that the U-Net makes of it, in the scale of the input."""
-        parts = torch.stack([image.real, image.imag], dim=1)
+        # The two channels beside each other: that is how complex numbers lie in memory.
+        parts = torch.view_as_real(image).permute(0, 3, 1, 2)
         mean = parts.mean(dim=(-2, -1), keepdim=True)
         # 1 for a constant image, whose standard deviation is 0: nothing to scale, and no division by it.
         std = parts.std(dim=(-2, -1), keepdim=True)
@@ -108,7 +125,10 @@ class NormUnet(nn.Module):
         extra = (-height % self.multiple, -width % self.multiple)
         top, left = extra[0] // 2, extra[1] // 2
         padded = functional.pad((parts - mean) / std, (left, extra[1] - left, top, extra[0] - top))
-        shuffled = functional.pixel_unshuffle(padded, self.unshuffle)
-        padded = functional.pixel_shuffle(self.unet(shuffled).to(std.dtype), self.unshuffle)
+        if self.unshuffle == 1:
+            padded = self.unet(padded).to(std.dtype)
+        else:
+            shuffled = functional.pixel_unshuffle(padded, self.unshuffle)
+            padded = functional.pixel_shuffle(self.unet(shuffled).to(std.dtype), self.unshuffle)
         parts = padded[..., top : top + height, left : left + width] * std + mean
-        return torch.complex(parts[:, 0], parts[:, 1])
+        return torch.view_as_complex(parts.permute(0, 2, 3, 1).contiguous())

@@ -1,0 +1,200 @@
+"""Peak memory and time of a training step, with and without each memory trick, for the 2022 entry's network.
+
+    python -m bench.memory [--full] [--figure FILE]
+
+Each combination runs in processes of its own with one thread: the network of params/rcan_2022.yaml, SSIM loss, Adam,
+batch 1. Peak is what the largest resident set of two steps adds to that of the process before it made the network, with
+an allocator that gives freed memory back at once. It grows linearly with the number of pixels, so it is measured at
+two sizes and extrapolated to 384 x 384, where the plain network would need more than most machines have. Time is
+processor time, the least of three steps at the smaller size. `--full` measures at 128 and 192 pixels, and the cheaper
+combinations at 384 itself; without it at 64 and 96. The last line is JSON.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from ruamel.yaml import YAML
+
+from frost.checkpoint import build
+from frost.image_networks import IMAGE_NETWORKS
+from frost.losses import LossParams, reconstruction_loss
+from frost.params import NamedParams
+
+TARGET = 384
+GIB = 2**30
+AIM = "at most 0.20 of the plain peak at no more than 1.45 times its step time; 30 million parameters under 8 GB"
+
+Changes = dict[str, Any]
+PLAIN: Changes = {"checkpointing": "none"}
+SEGMENTS = (1, 2, 3, 4, 5, 7, 13, 25)  # of the 25 blocks of a group
+
+
+def segmented(n: int) -> Changes:
+    """`n` checkpoints a group."""
+    return {"checkpointing": "segment", "segments": n}
+
+
+COMBINATIONS: dict[str, Changes] = {
+    "plain": PLAIN,
+    "per group (the 2022 entry)": {"checkpointing": "group"},
+    **{f"{n} segments a group": segmented(n) for n in (2, 4)},
+    "nested, 5 segments a group": {"checkpointing": "nested", "segments": 5},
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print every figure, then one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="128, 192 and 384 pixels, more combinations; half an hour")
+    parser.add_argument("--figure", type=Path, help="draw peak and time against the number of segments into this PNG")
+    parser.add_argument("--run", nargs=4, metavar=("PRESET", "CHANGES", "SIZE", "STEPS"), help="one, in this process")
+    asked = parser.parse_args(argv)
+    if asked.run:
+        print(json.dumps(measure(asked.run[0], json.loads(asked.run[1]), int(asked.run[2]), int(asked.run[3]))))
+        return
+    sizes = (128, 192) if asked.full else (64, 96)
+    combinations = dict(COMBINATIONS)
+    if asked.full or asked.figure:
+        combinations |= {f"{n} segments a group": segmented(n) for n in SEGMENTS}
+    if asked.full:
+        combinations |= {
+            f"{name}, bf16": COMBINATIONS[name] | {"bf16": True} for name in ("plain", "4 segments a group")
+        }
+    rows = {name: extrapolated("rcan_2022", changes, sizes) for name, changes in combinations.items()}
+    for name, row in rows.items():
+        print(f"{name:28s} {row['gib']:6.2f} GiB {row['gib'] / rows['plain']['gib']:6.3f} x, "
+              f"{row['seconds']:6.2f} s {row['seconds'] / rows['plain']['seconds']:6.2f} x")  # fmt: skip
+    large = extrapolated("rcan_30m", {}, (64, 96) if asked.full else (32, 48))
+    print(f"{'30 million parameters':28s} {large['gib']:6.2f} GiB")
+    at_target = {name: run_apart("rcan_2022", COMBINATIONS[name], TARGET)["bytes"] / GIB
+                 for name in ("per group (the 2022 entry)", "4 segments a group") if asked.full}  # fmt: skip
+    if asked.figure:
+        draw({n: rows[f"{n} segments a group"] for n in SEGMENTS}, rows["plain"], asked.figure)
+    plain, best = rows["plain"], min(rows, key=lambda name: rows[name]["gib"] + 1e9 * (slower(rows, name) > 1.45))
+    print(json.dumps({
+        "bench": "memory", "ratio": rows[best]["gib"] / plain["gib"], "better": "lower",
+        "ours": {"median": rows[best]["gib"], "n": len(sizes), "unit": f"GiB at {TARGET} x {TARGET}"},
+        "peer": {"name": "no checkpoints", "version": torch.__version__, "median": plain["gib"], "n": len(sizes)},
+        "aim": AIM, "threads": 1, "best": best, "time_ratio": slower(rows, best), "sizes": sizes,
+        "gib": {name: row["gib"] for name, row in rows.items()},
+        "time": {name: slower(rows, name) for name in rows},
+        "gib_30_million": large["gib"], "gib_measured_at_target": at_target,
+    }))  # fmt: skip
+
+
+def slower(rows: dict[str, dict[str, float]], name: str) -> float:
+    """Step time over that of the plain network."""
+    return rows[name]["seconds"] / rows["plain"]["seconds"]
+
+
+def extrapolated(preset: str, changes: Changes, sizes: tuple[int, int]) -> dict[str, float]:
+    """Peak at the target's size, from the line through two sizes; seconds of a step at the smaller."""
+    small, large = (run_apart(preset, changes, size)["bytes"] for size in sizes)
+    slope = (large - small) / (sizes[1] ** 2 - sizes[0] ** 2)
+    peak = small + slope * (TARGET**2 - sizes[0] ** 2)
+    return {"gib": peak / GIB, "seconds": run_apart(preset, changes, sizes[0], n_steps=4)["seconds"]}
+
+
+def run_apart(preset: str, changes: Changes, size: int, n_steps: int = 2) -> dict[str, float]:
+    """`measure` in a process of its own. Two steps are for bytes: freed memory goes back at once, which takes time."""
+    command = [sys.executable, "-m", "bench.memory", "--run", preset, json.dumps(changes), str(size), str(n_steps)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    if n_steps == 2:
+        environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return {str(key): float(value) for key, value in json.loads(done.stdout).items()}
+
+
+def measure(preset: str, changes: Changes, size: int, n_steps: int) -> dict[str, float]:
+    """Bytes that training adds to the process at most, and processor seconds of a step, in this process."""
+    torch.set_num_threads(1)
+    ctypes.CDLL(None).malloc_trim(0)
+    before = resident()
+    section = YAML(typ="safe").load(Path(f"params/{preset}.yaml").read_text())["network"]
+    bf16 = changes.get("bf16", False)
+    changes = {key: value for key, value in changes.items() if key != "bf16"}
+    network = build(IMAGE_NETWORKS, NamedParams(**section | changes), 2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    loss = LossParams(ssim=1.0, l1=0.0, region="frame", threshold=5e-5)
+    images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    inputs, target = images[:, :2], images[:, 2]
+    times = []
+    for _ in range(n_steps):  # the first makes Adam's state, and what libraries make once
+        start = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = network(inputs)
+        reconstruction_loss(output.float(), target, torch.ones(1), loss).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.process_time() - start)
+    return {"bytes": resident("VmHWM") - before, "seconds": min(times[1:])}
+
+
+def resident(what: str = "VmRSS") -> int:
+    """Bytes that this process holds, or held at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024
+
+
+def draw(rows: dict[int, dict[str, float]], plain: dict[str, float], file: Path) -> None:
+    """Peak and time against segments a group, with the square-root rule's curve, and where the checkpoints lie."""
+    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    top, left, right = figure.subplot_mosaic([["scheme", "scheme"], ["peak", "time"]], height_ratios=[1, 3]).values()
+    draw_scheme(top)
+    n, peaks = list(rows), [row["gib"] for row in rows.values()]
+    left.plot(n, peaks, "o-", color="C0", label="measured")
+    a, b, c = square_root_rule(n, peaks)
+    left.plot(n, [a + b * one + c / one for one in n], "--", color="0.5", label=f"{a:.1f} + {b:.2f} n + {c:.1f} / n")
+    left.axhline(plain["gib"] * 0.2, color="C3", linewidth=0.8, label="a fifth of no checkpoints")
+    left.set(xlabel="segments n in each group of 25 blocks", ylabel="peak at 384 x 384, GiB", ylim=(0, None))
+    left.legend(frameon=False, fontsize=8)
+    right.plot(n, [row["seconds"] / plain["seconds"] for row in rows.values()], "o-", color="C0")
+    right.axhline(4 / 3, color="0.5", linestyle="--", linewidth=0.8)
+    right.set(xlabel="segments n in each group of 25 blocks", ylabel="step time over no checkpoints", ylim=(1, 1.8))
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xticks(n, [str(one) for one in n])
+        axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+
+
+def square_root_rule(n: list[int], peaks: list[float]) -> tuple[float, float, float]:
+    """Least squares of constant, what n checkpoints keep, and what one segment of 1 / n of the blocks needs."""
+    terms = torch.tensor([[1.0, one, 1 / one] for one in n], dtype=torch.float64)
+    a, b, c = torch.linalg.lstsq(terms, torch.tensor(peaks, dtype=torch.float64)[:, None]).solution[:, 0].tolist()
+    return a, b, c
+
+
+def draw_scheme(axes: Any) -> None:
+    """The 2022 entry's 4 groups of 25 blocks; a mark where a tensor is kept from the forward pass."""
+    kept = [group * 29 + start for group in range(4) for start in (0, 7, 14, 21)]
+    for group in range(4):
+        for block in range(25):
+            axes.add_patch(rectangle(group * 29 + block, "0.75"))
+        axes.add_patch(rectangle(group * 29 + 25.5, "0.45"))
+    axes.plot(kept, [1.25] * len(kept), "v", color="C3", markersize=5)
+    axes.set(xlim=(-2, 116), ylim=(-0.1, 1.6))
+    axes.set_title("4 segments a group: kept at the marks, all else is computed again, a segment at a time", fontsize=9)
+    axes.axis("off")
+
+
+def rectangle(x: float, color: str) -> Any:
+    """A block."""
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, 0), 0.8, 1, color=color, linewidth=0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Stage 2's epoch three ways: frozen VarNet in the loop, from the cache, and from tensors in memory.
+
+    python -m bench.stage2 [--full] [--workspace DIR]
+
+(a) as the 2022 entry trained: each step reads k-space from h5 and asks the frozen VarNet again; (b) as stage
+`train_rcan` does: from the two caches; (c) the limit: the same steps on tensors that are in memory. Network, loss,
+optimiser and batch are those of params.yaml, the scans and networks those that `dvc repro` left. The three take turns
+step by step, so that whatever else the machine does meets all; one thread, processor time, files in the page cache.
+Peak memory is measured in a process of its own for each. `--full` takes a whole epoch. The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ruamel.yaml import YAML
+from torch.utils.data import DataLoader, Dataset
+
+from bench.memory import resident
+from frost.batches import ShapeBatches
+from frost.checkpoint import build, load_network
+from frost.frozen import network_images
+from frost.image_networks import IMAGE_NETWORKS
+from frost.kspace_networks import KSPACE_NETWORKS
+from frost.losses import reconstruction_loss
+from frost.pairs import PairDataset
+from frost.params import checked
+from frost.reader import VolumeReader
+from frost.volumes import read_index
+from stages.train_rcan import TrainRCANParams
+
+AIM = "an epoch from the cache within 3 % of one from memory"
+WAYS = {"in the loop": "frozen VarNet in the loop", "cache": "from the cache", "memory": "from memory"}
+
+Batch = dict[str, Any]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print every figure, then one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="an epoch, not a few steps")
+    parser.add_argument("--workspace", type=Path, default=Path(), help="where `dvc repro` ran")
+    parser.add_argument("--peak", choices=WAYS, help="peak memory of one way, in this process")
+    asked = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    if asked.peak:
+        print(peak(asked.workspace, asked.peak))
+        return
+    stage = Stage2(asked.workspace)
+    n_steps = len(stage.batches) if asked.full else 24
+    times = alternate(stage, n_steps)
+    n_slices = len(stage.pairs) / sum(map(len, list(stage.batches)[:n_steps]))
+    epochs = {way: n_slices * sum(values) for way, values in times.items()}
+    median = {way: 1e3 * statistics.median(values) for way, values in times.items()}
+    peaks, read = {way: peak_apart(asked.workspace, way) for way in WAYS}, stage.bytes_read()
+    for way, name in WAYS.items():
+        print(f"{name:26s} {epochs[way]:7.1f} s an epoch, {median[way]:6.0f} ms a step, "
+              f"{peaks[way] / 2**20:6.0f} MiB, {read[way] / 2**20:5.2f} MiB read a slice")  # fmt: skip
+    # Step against step, because neighbours in time met the same machine.
+    ratios = {way: paired(times[way], times["memory"]) for way in ("in the loop", "cache")}
+    print(json.dumps({
+        "bench": "stage2", "ratio": ratios["cache"], "better": "lower",
+        "ours": {"median": median["cache"], "n": n_steps, "unit": "ms a step"},
+        "peer": {"name": "tensors in memory", "version": torch.__version__, "median": median["memory"], "n": n_steps},
+        "aim": AIM, "threads": 1, "in_loop_ratio": ratios["in the loop"] / ratios["cache"],
+        "seconds_an_epoch": epochs, "peak_bytes": peaks, "bytes_read_a_slice": read,
+    }))  # fmt: skip
+
+
+class Stage2:
+    """The training of stage 2 as a workspace has it, fed in each of the three ways."""
+
+    def __init__(self, workspace: Path) -> None:
+        section = YAML(typ="safe").load(Path("params.yaml").read_text())["train_rcan"]
+        self.params = checked(TrainRCANParams, section, "params.yaml: train_rcan")
+        data = workspace / "data"
+        self.pairs = PairDataset(data / "images.zarr/train", data / "varnet.zarr/train", self.params.inputs)
+        self.scans = Scans(workspace, self.pairs)
+        self.batches = ShapeBatches(self.pairs.shapes, self.params.fit.batch_size, seed=0, shuffle=True)
+        torch.manual_seed(0)
+        self.network = build(IMAGE_NETWORKS, self.params.network, len(self.params.inputs))
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.params.fit.learning_rate)
+
+    def feed(self, way: str, n_steps: int) -> Iterator[Batch]:
+        """The first batches of an epoch. Those in memory are read before the first is given."""
+        chosen = list(self.batches)[:n_steps]
+        if way == "in the loop":
+            return iter(DataLoader(self.scans, batch_sampler=chosen))
+        loader = DataLoader(self.pairs, batch_sampler=chosen)
+        return iter(list(loader)) if way == "memory" else iter(loader)
+
+    def step(self, batches: Iterator[Batch]) -> None:
+        """Read, forward, backward, update."""
+        batch = next(batches)
+        output = self.network(batch["inputs"])
+        loss = reconstruction_loss(output, batch["target"], batch["maximum"].float(), self.params.fit.loss)
+        self.optimizer.zero_grad()
+        loss.mean().backward()
+        self.optimizer.step()
+
+    def bytes_read(self) -> dict[str, float]:
+        """Bytes of a slice on disk: k-space, target and GRAPPA image; or a chunk of each cache; or none."""
+        volume, _ = self.scans.places[0]
+        kspace = volume.n_coils * volume.height * volume.width * 8
+        image = 4 * volume.crop[0] * volume.crop[1]
+        return {"in the loop": kspace + 2 * image, "cache": 4 * image, "memory": 0}
+
+
+class Scans(Dataset[Batch]):
+    """The items of the PairDataset, the VarNet image made anew from k-space; GRAPPA is read, as the entry did."""
+
+    def __init__(self, workspace: Path, pairs: PairDataset) -> None:
+        self.source = (workspace / "data/source").resolve()
+        volumes = {volume.name: volume for volume in read_index(workspace / "data/index/train.json")}
+        self.places = [(volumes[name], i) for name in pairs.names for i in range(volumes[name].n_slices)]
+        self.varnet = load_network(workspace / "models/varnet", KSPACE_NETWORKS)
+        self.pairs = pairs
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Batch:
+        volume, i = self.places[index]
+        with VolumeReader(self.source, volume) as reader:
+            (image,) = network_images(reader, self.varnet, torch.device("cpu"), [i])
+        item = self.pairs[index]
+        return item | {"inputs": torch.cat([torch.from_numpy(image), item["inputs"][1:]])}
+
+
+def alternate(stage: Stage2, n_steps: int) -> dict[str, list[float]]:
+    """Processor seconds of each step in each way, the ways in turn."""
+    feeds = {way: stage.feed(way, n_steps) for way in WAYS}
+    stage.step(stage.feed("memory", 1))  # what libraries make once
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(n_steps):
+        for way, batches in feeds.items():
+            times[way].append(seconds(lambda batches=batches: stage.step(batches)))  # type: ignore[misc]
+    return times
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """Processor seconds that some work takes."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def paired(times: list[float], others: list[float]) -> float:
+    """Median of the ratios of steps that ran next to each other."""
+    return statistics.median(one / other for one, other in zip(times, others))
+
+
+def peak(workspace: Path, way: str) -> int:
+    """Bytes that a few steps hold at most, beyond what the imports hold."""
+    before = resident()
+    stage = Stage2(workspace)
+    batches = stage.feed(way, 4)
+    if way != "in the loop":
+        del stage.scans.varnet
+    for _ in range(4):
+        stage.step(batches)
+    return resident("VmHWM") - before
+
+
+def peak_apart(workspace: Path, way: str) -> int:
+    """`peak` in a process of its own, whose freed memory goes back to the system at once."""
+    command = [sys.executable, "-m", "bench.stage2", "--workspace", str(workspace), "--peak", way]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "0",
+    }
+    return int(subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -182,6 +182,53 @@ def store_gc(
     Console().print(f"removed {len(removed)} entries, {sum(r.n_bytes for r in removed) / 1e6:.1f} MB")
 
 
+@app.command()
+def verify(
+    repair: Annotated[bool, typer.Option("--repair", help="make anew what is damaged, and nothing else")] = False,
+    recompute: Annotated[int, typer.Option(help="random slices to ask the frozen network about again", min=0)] = 0,
+) -> None:
+    """Read every byte of the store and of the two caches; exit status 1 where one is not what was written.
+
+    Example: frost verify --recompute 20
+    """
+    from frost import verify as check
+    from frost.store import Store, store_root
+
+    store = Store(store_root())
+    faults = check.find_faults(store)
+    if faults and repair:
+        sys.stdout.writelines(f"{fault.what}\n" for fault in faults)
+        stages = check.repair(store, faults)
+        sys.stdout.write(f"repaired by {', '.join(stages) or 'dropping what no stage needs'}\n")
+        faults = check.find_faults(store)
+    sys.stdout.writelines(f"{fault.what}\n" for fault in faults)
+    if faults:
+        raise InputError(f"{len(faults)} damaged: `frost verify --repair` makes them anew")
+    wrong = check.recompute(recompute) if recompute else []
+    sys.stdout.writelines(f"{line}\n" for line in wrong)
+    if wrong:
+        raise InputError(f"{len(wrong)} of {recompute} slices are not what the frozen network says")
+    again = f", and {recompute} slices are what the network says" if recompute else ""
+    sys.stdout.write(f"every byte is what was written{again}\n")
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Option(help="the HTML file to write")],
+    run: Annotated[Path, typer.Option(help="folder of a finished run: the project, or a copy of it")] = Path(),
+    title: Annotated[str, typer.Option(help="heading of the page")] = "Accelerated MRI in two stages",
+    slices: Annotated[int, typer.Option(help="at most so many slices to look through", min=1, max=400)] = 40,
+) -> None:
+    """Write the evaluation as one HTML file: scores, a slice browser, the pipeline. It loads nothing from anywhere.
+
+    Example: frost report --output report.html
+    """
+    from frost.report import write_report
+
+    write_report(run, output, title, slices)
+    Console().print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+
+
 def main() -> None:
     """Entry point: an InputError is one line and exit status 1."""
     try:

@@ -1,6 +1,6 @@
 """The frozen network's image of every slice: what stage `cache_varnet` keeps, so that nobody has to ask it again."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,10 @@ def write_network_images(
 
 @torch.no_grad()
 def network_images(
-    reader: VolumeReader, network: nn.Module, device: torch.device
+    reader: VolumeReader, network: nn.Module, device: torch.device, slices: Iterable[int] | None = None
 ) -> Iterator[Float[np.ndarray, "1 y x"]]:
-    """The frozen network once over every slice, batch 1: what it says of a slice depends on no other."""
+    """The frozen network once over every slice, or the given ones, batch 1: what it says of one depends on no other."""
     mask, acs = reader.mask(), reader.centre_lines()
-    for i in range(reader.volume.n_slices):
+    for i in range(reader.volume.n_slices) if slices is None else slices:
         inputs = [part[None].to(device) for part in (reader.kspace(i) * mask, mask, acs)]
         yield reader.crop(network(*inputs)).float().cpu().numpy()

@@ -16,8 +16,8 @@ DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan")  # the o
 def spread_over_processes(stage: str) -> None:
     """Become torchrun on the same module where its own variables ask for more than one process; does not return then.
 
-    `PET_NPROC_PER_NODE=8 dvc repro` trains on 8 devices, and with `PET_NNODES=2` and its companions the same line started on
-    two machines on both, by command lines in dvc.yaml that know nothing of either: DVC sees no change.
+    `PET_NPROC_PER_NODE=8 dvc repro` trains on 8 devices, and with `PET_NNODES=2` and its companions the same line
+    started on two machines on both, by command lines in dvc.yaml that know nothing of either: DVC sees no change.
     """
     asked = any(os.environ.get(name, "1") not in ("", "1") for name in ("PET_NPROC_PER_NODE", "PET_NNODES"))
     if stage not in DISTRIBUTED or not asked or "LOCAL_RANK" in os.environ:
@@ -78,7 +78,5 @@ def summary(stage: str) -> Iterator[dict[str, object]]:
     facts: dict[str, object] = {}
     yield facts
     if os.environ.get("RANK", "0") == "0":
-        print(
-            f"{stage}: "
-            + ", ".join(f"{value} {name}" if name else str(value) for name, value in facts.items())
-        )
+        said = ", ".join(f"{value} {name}" if name else str(value) for name, value in facts.items())
+        sys.stdout.write(f"{stage}: {said}\n")

@@ -82,9 +82,7 @@ def write_volume(
                     f"slice {i}: {image.dtype} {image.shape}, not float32 ({len(channels)}, y, x) as before"
                 )
             if not np.isfinite(image).all():
-                raise InputError(
-                    f"{attributes.get('name', folder.name)}: slice {i}: the computed image is not finite"
-                )
+                raise InputError(f"{attributes.get('name', folder.name)}: slice {i}: the computed image is not finite")
             pixels = image.astype(LITTLE_FLOAT32, copy=False).tobytes()
             checksums.append(google_crc32c.value(pixels))
             maxima = np.maximum(maxima, image.max(axis=(1, 2)))
@@ -145,9 +143,7 @@ class VolumeArray:
             and len(attributes["slice_crc32c"]) == shape[0]
             and len(attributes["channels"]) == len(attributes["maxima"]) == shape[1]
         ):
-            raise InputError(
-                f"{folder}: not a volume of float32 (slice, channel, y, x) as `frost.shards` writes it"
-            )
+            raise InputError(f"{folder}: not a volume of float32 (slice, channel, y, x) as `frost.shards` writes it")
         self.shape: tuple[int, int, int, int] = (shape[0], shape[1], shape[2], shape[3])
         self.attributes: dict[str, Any] = attributes
         self.channels: tuple[str, ...] = tuple(attributes["channels"])
@@ -213,9 +209,7 @@ class VolumeArray:
         size = os.fstat(file.fileno()).st_size
         if size != want:
             file.close()
-            raise InputError(
-                f"{self.folder}: the shard has {size} bytes, not the {want} of {len(self)} slices"
-            )
+            raise InputError(f"{self.folder}: the shard has {size} bytes, not the {want} of {len(self)} slices")
         return file
 
 
@@ -254,6 +248,34 @@ def open_split(folder: Path) -> dict[str, VolumeArray]:
 
     Raises InputError where the index is damaged, or the volumes in the folder are not exactly those it names.
     """
+    metadata = _read_index(folder)
+    for fault in _strangers(folder, metadata):
+        raise InputError(fault)
+    arrays = {name: VolumeArray(folder / name, metadata[name]) for name in sorted(metadata)}
+    for array in arrays.values():
+        array.check_size()
+    return arrays
+
+
+def split_faults(folder: Path) -> list[str]:
+    """Read all there is in a split: a line for each volume, and for the index, that is not what was written."""
+    try:
+        metadata = _read_index(folder)
+    except InputError as error:
+        return [str(error)]
+    found = _strangers(folder, metadata)
+    for name in sorted(name for name in metadata if (folder / name).is_dir()):
+        try:
+            VolumeArray(folder / name, metadata[name]).verify()
+            if parse(folder / name / INDEX) != metadata[name]:
+                raise InputError(f"{folder / name}: its {INDEX} is another volume's: {REPAIR}")
+        except InputError as error:
+            found.append(str(error))
+    return found
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """Metadata of each volume by name. Raises InputError where it is not what was written."""
     group = parse(folder / INDEX)
     inline = group.get("consolidated_metadata")
     metadata = inline.get("metadata") if isinstance(inline, dict) else None
@@ -262,20 +284,15 @@ def open_split(folder: Path) -> dict[str, VolumeArray]:
     for name, volume in metadata.items():
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name) or not isinstance(volume, dict):
             raise InputError(f"{folder / INDEX}: {name!r} is not a name for a volume, or is none")
-    there = {path.name for path in folder.iterdir() if path.is_dir()}
-    for name in sorted(there ^ set(metadata)):
-        raise InputError(
-            f"{folder / name}: {'not in' if name in there else 'missing, but in'} the index of {folder.name}"
-        )
-    arrays = {name: VolumeArray(folder / name, metadata[name]) for name in sorted(metadata)}
-    for array in arrays.values():
-        array.check_size()
-    return arrays
+        if not isinstance(attributes := volume.get("attributes"), dict) or attributes.get("name", name) != name:
+            raise InputError(f"{folder / name}: holds another volume: the folder was renamed or swapped")
+    return metadata
 
 
-def verify_split(folder: Path) -> None:
-    """Read all there is in a split. Raises InputError for the first byte that is not what was written."""
-    for name, array in open_split(folder).items():
-        array.verify()
-        if open_volume(folder / name).attributes != array.attributes:
-            raise InputError(f"{folder / name}: its zarr.json is another volume's")
+def _strangers(folder: Path, metadata: Mapping[str, Any]) -> list[str]:
+    """What is in the folder and not in its index, or the other way round."""
+    there = {path.name for path in folder.iterdir()} - {INDEX}
+    return [
+        f"{folder / name}: {'not in' if name in there else 'missing, but in'} the index of {folder.name}"
+        for name in sorted(there ^ set(metadata))
+    ]

@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from frost.errors import InputError
 from frost.launch import end_if_orphaned
-from frost.shards import REPAIR, canonical, parse, write_split
+from frost.shards import INDEX, REPAIR, canonical, parse, write_split
 
 SCHEMA = 1  # in every key: raise it when what an entry holds changes its form
 MANIFEST = "manifest.json"
@@ -78,11 +78,11 @@ def store_root() -> Path:
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / ".dvc").is_dir():
-            return _dvc_cache(folder / ".dvc").parent / "frost-store"
+            return dvc_cache(folder / ".dvc").parent / "frost-store"
     raise InputError(f"{here}: not in a DVC repository; set FROST_STORE to the folder of the store")
 
 
-def _dvc_cache(dvc: Path) -> Path:
+def dvc_cache(dvc: Path) -> Path:
     """Where DVC has its cache, from its config, without the seconds that importing DVC takes."""
     user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "dvc"
     cache = dvc / "cache"
@@ -134,6 +134,10 @@ class Store:
     def training(self, key: str) -> Path:
         """The folder for checkpoints of the training that makes entry `key`; removed when it is done."""
         return self.root / "training" / key
+
+    def is_closed(self) -> bool:
+        """Whether it is there and this process may only read it."""
+        return self.root.is_dir() and not os.access(self.root, os.W_OK, effective_ids=True)
 
     def has(self, stage: str, key: str) -> bool:
         """Whether there is an entry. Whether it is sound says `take`."""
@@ -234,7 +238,7 @@ class Store:
             for name, said in entry.files.items():
                 source, target = entry.folder / name, destination / name
                 if not (target.is_file() and (target.samefile(source) or _described(target) == said)):
-                    _link_file(source, target)
+                    link_file(source, target)
 
     # ---- housekeeping
 
@@ -347,6 +351,8 @@ def _verified(folder: Path, stage: str, key: str) -> Entry:
     digest = manifest.pop("digest", None)
     if digest != hashlib.sha256(canonical(manifest)).hexdigest():
         raise wrong(f"{MANIFEST} is damaged")
+    if manifest.get("schema") != SCHEMA:
+        raise wrong(f"{MANIFEST} is of another schema than {SCHEMA}")
     if (manifest["stage"], manifest["key"]) != (stage, key) or entry_key(stage, manifest["facts"]) != key:
         raise wrong("holds another entry")
     there = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
@@ -378,7 +384,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _link_file(source: Path, target: Path) -> None:
+def link_file(source: Path, target: Path) -> None:
     """`target` made a reflink of `source`, else a hard link, else a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
@@ -409,9 +415,9 @@ def stage_lock(store: Store, stage: str) -> Iterator[None]:
     """Hold a stage of this workspace, so that an orphaned run of it and this one do not fill the same outs.
 
     Who waits says so, with the number of the process that is waited for. Of several ranks the first holds it
-    for all.
+    for all. Where the store can only be read nobody holds anything: all that a stage can do is link.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") != "0" or store.is_closed():
         yield
         return
     name = f"{stage}.{hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:16]}"
@@ -421,7 +427,8 @@ def stage_lock(store: Store, stage: str) -> Iterator[None]:
             pid = holder.read_text() if holder.exists() else "?"
             sys.stderr.write(f"{stage}: waiting for process {pid}, which runs this stage here\n")
         with store.lock(name):
-            holder.write_text(str(os.getpid()))
+            with store._faults():
+                holder.write_text(str(os.getpid()))
             store.clean()
             yield
 
@@ -487,7 +494,10 @@ def _fill(store: Store, stage: str, folder: Path, tasks: Sequence[Task]) -> None
     folder.mkdir(parents=True, exist_ok=True)
     names = {task.name for task in tasks}
     for path in folder.iterdir():
-        if path.is_dir() and path.name not in names:
+        if path.is_symlink() or path.is_file():
+            if path.name != INDEX:
+                path.unlink()
+        elif path.name not in names:
             shutil.rmtree(path)
     for task in tasks:
         end_if_orphaned()

@@ -1,0 +1,117 @@
+"""Is what was kept still what was written, and what these weights say? What is not is made anew, and nothing else is.
+
+A damaged file is never written into. With hard links the store, a stage's out and DVC's cache share it, so all
+three get the new one: store and out from the stage that makes them, DVC's cache, which trusts what it has, from here.
+"""
+
+import hashlib
+import random
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from ruamel.yaml import YAML
+
+from frost.checkpoint import load_network
+from frost.errors import InputError
+from frost.folds import frozen_networks
+from frost.frozen import network_images
+from frost.kspace_networks import KSPACE_NETWORKS
+from frost.reader import VolumeReader
+from frost.shards import open_split, split_faults
+from frost.store import Store, dvc_cache, link_file
+from frost.volumes import SPLITS, read_index
+
+OUTS = {"prepare": Path("data/images.zarr"), "cache_varnet": Path("data/varnet.zarr")}
+PIPELINE = Path("dvc.yaml")
+#: of the largest value of an image: how far another device may be from the cache. One CPU says the same bits again.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with an entry of the store, or, where `key` is None, in the out of a stage."""
+
+    stage: str
+    key: str | None
+    what: str
+
+
+def find_faults(store: Store) -> list[Fault]:
+    """Read every byte of the store and of the two caches in this workspace."""
+    found = [Fault(record.stage, record.key, what) for record, what in store.damaged()]
+    for stage, out in OUTS.items():
+        found += [Fault(stage, None, what) for split in SPLITS for what in split_faults(out / split)]
+    return found
+
+
+def repair(store: Store, faults: Sequence[Fault]) -> list[str]:
+    """Drop the damaged entries and run the stages that made them, which compute what is missing and link it.
+
+    Returns the stages that ran. An entry that no stage needs as params.yaml stands is dropped, and that is all.
+    """
+    for fault in faults:
+        if fault.key and not store.drop(fault.stage, fault.key):
+            raise InputError(f"store entry {fault.stage}/{fault.key}: another process works on it; try again later")
+    stages = YAML(typ="safe").load(PIPELINE.read_text())["stages"]
+    again = [stage for stage in stages if any(fault.stage == stage for fault in faults)]
+    for stage in again:
+        _run(stage, stages[stage])
+    return again
+
+
+def _run(stage: str, declared: dict[str, Any]) -> None:
+    """Run a stage as DVC would, but over its outs as they are; then give DVC's cache what is new in them."""
+    outs = [Path(out) for out in declared["outs"] if isinstance(out, str)]
+    before = {file: file.stat().st_ino for file in _files(outs)}
+    command = [sys.executable, *shlex.split(declared["cmd"])[1:]]
+    if subprocess.run(command, check=False).returncode:
+        raise InputError(f"{stage}: could not make anew what is damaged")
+    for file in _files(outs):
+        if before.get(file) != file.stat().st_ino:
+            with file.open("rb") as opened:
+                name = hashlib.file_digest(opened, "md5").hexdigest()
+            kept = dvc_cache(Path(".dvc")) / "files" / "md5" / name[:2] / name[2:]
+            if kept.exists() and not kept.samefile(file):
+                link_file(file, kept)
+
+
+def _files(outs: Sequence[Path]) -> list[Path]:
+    return [path for out in outs for path in (out, *out.rglob("*")) if path.is_file()]
+
+
+def recompute(n: int, seed: int | None = None) -> list[str]:
+    """Ask the frozen network about `n` random slices again; a line for each that is not what the cache says.
+
+    With one thread, as the cache was made: on the same kind of machine bit for bit, on a GPU within `TOLERANCE`.
+    """
+    torch.set_num_threads(1)
+    device = PartialState().device
+    networks = {frozen.digest: frozen.folder for frozen in frozen_networks(Path("models/varnet"))}
+    arrays = {split: open_split(OUTS["cache_varnet"] / split) for split in SPLITS}
+    volumes = [volume for split in SPLITS for volume in read_index(Path("data/index") / f"{split}.json")]
+    places = [(volume, i) for volume in volumes for i in range(volume.n_slices)]
+    wrong = []
+    for volume, i in random.Random(seed).sample(places, min(n, len(places))):
+        array = arrays[volume.split].get(volume.name)
+        said_by = array.attributes["network"] if array else None
+        if said_by == "imported":
+            raise InputError("cache_varnet.import: another program made these images; there is no network to ask again")
+        if array is None or said_by not in networks:
+            wrong.append(f"{volume.key}: not made by the network in models/varnet: run `dvc repro`")
+            continue
+        network = load_network(networks[said_by], KSPACE_NETWORKS).to(device)
+        with VolumeReader(Path("data/source"), volume) as reader:
+            (again,) = network_images(reader, network, device, [i])
+        cached = array.read(i)
+        difference = float(np.abs(again - cached).max() / max(float(np.abs(cached).max()), 1e-30))
+        if not (np.array_equal(again, cached) if device.type == "cpu" else difference < TOLERANCE):
+            wrong.append(f"{volume.key}: slice {i}: the network says otherwise, by {difference:.1e} of the maximum")
+    return wrong

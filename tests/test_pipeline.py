@@ -1,0 +1,274 @@
+"""The real pipeline by `dvc repro`: what runs, what does not, and how many slices the frozen network is asked for.
+
+The tiny pipeline is run once; each test works on a copy of it.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+from filelock import FileLock
+from ruamel.yaml import YAML
+
+from frost.shards import split_faults
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+STAGES = ("simulate", "index", "prepare", "train_varnet", "cache_varnet", "train_rcan", "evaluate")
+TINY = {
+    "simulate": {"subjects": 3, "val": 1, "test": 1, "slices": 2, "coils": 3, "size": 48},
+    "index.masks": {"accelerations": [2], "center_fractions": [0.2]},
+    "train_varnet.network": {
+        "cascades": 1, "channels": 4, "pools": 1, "sens_channels": 2, "sens_pools": 1, "sens_size": 16,
+    },
+    "train_varnet.fit": {"epochs": 1},
+    "train_rcan.network": {"features": 8, "groups": 1, "blocks": 1, "reduction": 4},
+    "train_rcan.fit": {"epochs": 1},
+}  # fmt: skip
+
+pytestmark = pytest.mark.pipeline
+
+
+class Repository:
+    """A clone of this project, and what `dvc` and `git` do in it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def run(self, *command, status=0, **environment):
+        own = {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+        own |= {"DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"), "GIT_CONFIG_GLOBAL": os.devnull}
+        own |= {f"GIT_{who}_{what}": "frost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FROST_", "PYTEST_"))}
+        done = subprocess.run(
+            command, cwd=self.folder, env=inherited | own | environment, capture_output=True, text=True
+        )
+        assert done.returncode == status, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def git(self, *arguments):
+        return self.run("git", *arguments)
+
+    def frost(self, *arguments, status=0):
+        """The command as this repository has it, not as it is installed."""
+        return self.run("python", "-c", "from frost.cli import main; main()", *arguments, status=status)
+
+    def commit(self):
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "state")
+
+    def repro(self, *arguments):
+        """`dvc repro`; the stages that ran, each with what it said."""
+        return stages_run(self.run("dvc", "repro", *arguments))
+
+    def params(self, **changes):
+        """Set params, `section__key=value`."""
+        yaml = YAML()
+        file = self.folder / "params.yaml"
+        values = yaml.load(file.read_text())
+        for name, value in changes.items():
+            *sections, key = name.split("__")
+            place = values
+            for section in sections:
+                place = place[section]
+            assert key in place
+            place[key] = value
+        with file.open("w") as opened:
+            yaml.dump(values, opened)
+
+    def digest(self, *outs):
+        """Of every byte and name in the outs, and of nothing else."""
+        digest = hashlib.sha256()
+        for out in outs:
+            for path in sorted(self.folder.joinpath(out).rglob("*")):
+                digest.update(f"{path.relative_to(self.folder)}".encode())
+                digest.update(path.read_bytes() if path.is_file() else b"")
+        return digest.hexdigest()
+
+
+def stages_run(said):
+    """Stage name -> its line of summary, from the output of dvc."""
+    ran = re.findall(r"^Running stage '(\w+)':", said, re.MULTILINE)
+    return {stage: "".join(re.findall(rf"^{stage}: .*", said, re.MULTILINE)) for stage in ran}
+
+
+def slices(ran, stage):
+    """How many slices a stage computed: for `cache_varnet`, passes of the frozen network."""
+    return int(re.search(r"(\d+) slices computed", ran[stage])[1]) if stage in ran else 0
+
+
+def new_repository(folder):
+    """The files of this project as they are now, with tiny params, in a git repository of their own."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    repository = Repository(folder)
+    repository.params(**{
+        f"{section.replace('.', '__')}__{key}": value for section, some in TINY.items() for key, value in some.items()
+    })  # fmt: skip
+    repository.git("init", "--quiet")
+    repository.commit()
+    return repository
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The pipeline run once from nothing, by one of the processes that pytest may have: its folder, and what ran."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, said = base / "pipeline" / "repository", base / "pipeline-said"
+    with FileLock(base / "pipeline.lock"):
+        if not said.exists():
+            folder.mkdir(parents=True)
+            repository = new_repository(folder)
+            text = repository.run("dvc", "repro")
+            repository.commit()
+            said.write_text(text)
+    return folder, stages_run(said.read_text())
+
+
+def copy_or_link(source, target):
+    """What is read-only, as all that the store and DVC keep, is shared."""
+    if Path(source).stat().st_mode & 0o222:
+        shutil.copy2(source, target)
+    else:
+        os.link(source, target)
+
+
+@pytest.fixture
+def repository(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "repository", symlinks=True, copy_function=copy_or_link)
+    return Repository(tmp_path / "repository")
+
+
+def test_the_first_run_makes_everything_and_the_second_nothing(finished, repository):
+    assert list(finished[1]) == list(STAGES)
+    assert slices(finished[1], "prepare") == slices(finished[1], "cache_varnet") == 6
+    declared = YAML(typ="safe").load((repository.folder / "dvc.yaml").read_text())["stages"]
+    for stage in declared.values():
+        for out in (out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])):
+            assert (repository.folder / (out if isinstance(out, str) else next(iter(out)))).exists()
+    metrics = json.loads((repository.folder / "metrics" / "evaluate.json").read_text())
+    assert 0 < metrics["test"]["rcan"]["ssim"] < 1
+
+    assert list(repository.repro()) == ["index"]
+    assert repository.git("status", "--porcelain") == ""
+    for shard in repository.folder.glob("data/*.zarr/*/*/c/0/0/0/0"):  # one copy on disk: store, out and cache share it
+        shares = [path for path in (repository.folder / ".dvc").rglob("*") if path.samefile(shard)]
+        assert {path.relative_to(repository.folder).parts[1] for path in shares} == {"frost-store", "cache"}
+
+
+def test_an_experiment_in_a_temporary_workspace_asks_stage_1_nothing(repository):
+    said = repository.run("dvc", "exp", "run", "--temp", "--name", "longer", "-S", "train_rcan.fit.epochs=2")
+    ran = stages_run(said)
+    assert list(ran) == ["index", "train_rcan", "evaluate"] and "2 epochs" in ran["train_rcan"]
+    assert repository.git("status", "--porcelain") == ""
+    assert not list(repository.folder.glob(".dvc/tmp/exps/**/frost-store"))  # it used that of the main workspace
+    difference = json.loads(repository.run("dvc", "metrics", "diff", "HEAD", "longer", "--json"))
+    assert {"old", "new", "diff"} <= difference["metrics/evaluate.json"]["test.rcan.ssim"].keys()
+
+
+def test_another_image_network_leaves_stage_1_alone(repository):
+    file = repository.folder / "frost" / "image_networks" / "rcan.py"
+    file.write_text(file.read_text() + "# a remark\n")
+    changed = json.loads(repository.run("dvc", "status", "--json"))
+    assert set(changed) == {"index", "train_rcan", "evaluate"} and changed["index"] == ["always changed"]
+
+
+def copy_scan(source, target, factor):
+    """A scan of the same form with other numbers: another volume."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    with h5py.File(target, "r+") as h5:
+        h5["kspace"][...] = h5["kspace"][...] * factor
+        h5.attrs["patient_id"] = target.stem
+
+
+def test_own_scans_elsewhere(repository, tmp_path):
+    """By an absolute path, and one more for test; then one more to train on with stage 1 frozen; then all moved."""
+    own = tmp_path / "scans"
+    shutil.copytree(repository.folder / "data" / "simulated", own)
+    old = sorted((own / "test").glob("*.h5"))[0]
+    copy_scan(old, own / "test" / "added.h5", 1.1)
+    repository.params(simulate__subjects=0, index__source=str(own))
+    ran = repository.repro("train_rcan", "cache_varnet")
+    assert list(ran) == ["simulate", "index", "prepare", "cache_varnet"]  # nothing is trained
+    assert slices(ran, "prepare") == slices(ran, "cache_varnet") == 2
+
+    copy_scan(old, own / "train" / "added.h5", 1.2)
+    repository.run("dvc", "freeze", "train_varnet")
+    weights = repository.digest("models/varnet")
+    ran = repository.repro("prepare", "cache_varnet")
+    assert list(ran) == ["index", "prepare", "cache_varnet"]
+    assert slices(ran, "prepare") == slices(ran, "cache_varnet") == 2
+    assert repository.digest("models/varnet") == weights
+
+    moved = own.rename(tmp_path / "moved")
+    for file in moved.rglob("*.h5"):
+        os.utime(file, (0, 0))
+    repository.params(index__source=str(moved))
+    assert list(repository.repro("prepare", "cache_varnet")) == ["index"]
+
+    scans = {file.read_bytes() for file in moved.rglob("added.h5")}
+    kept = (file for file in repository.folder.rglob("*") if file.is_file() and not file.is_symlink())
+    assert len(scans) == 2 and not any(file.read_bytes() in scans for file in kept)
+
+
+def flip_a_byte(file):
+    """In its middle, in place, its time kept: whoever links to it has it too."""
+    status, content = file.stat(), bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.chmod(0o644)
+    with file.open("r+b") as opened:
+        opened.write(content)
+    file.chmod(status.st_mode)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_flipped_byte_is_found_and_that_volume_alone_made_anew(repository):
+    folder, outs = repository.folder, ("data/images.zarr", "data/varnet.zarr")
+    right = repository.digest(*outs)
+    for file in (path for out in outs for path in (folder / out).rglob("*") if path.is_file()):
+        flip_a_byte(file)
+        assert split_faults(folder / file.relative_to(folder).parents[-4]), file
+        flip_a_byte(file)
+    assert "every byte is what was written, and 3 slices" in repository.frost("verify", "--recompute", "3")
+
+    shard = next(folder.glob("data/varnet.zarr/train/*/c/0/0/0/0"))
+    (folder / "inner").hardlink_to(shard)
+    flip_a_byte(shard)
+    said = repository.frost("verify", status=1)
+    assert "store entry cache_varnet/" in said and "slice 1 is damaged" in said
+    said = repository.frost("verify", "--repair")
+    assert "cache_varnet: 2 slices computed" in said and "prepare:" not in said
+    assert repository.digest(*outs) == right
+    (folder / "inner").unlink()
+    shutil.rmtree(folder / "data" / "varnet.zarr")
+    repository.run("dvc", "checkout")  # DVC's cache too has the new file
+    assert repository.digest(*outs) == right
+    assert json.loads(repository.run("dvc", "status", "--json")) == {"index": ["always changed"]}
+
+
+def test_push_here_pull_there(repository, tmp_path):
+    repository.run("dvc", "remote", "add", "--default", "shared", str(tmp_path / "remote"))
+    repository.commit()
+    repository.run("dvc", "push")
+    clone = Repository(tmp_path / "clone")
+    repository.git("clone", "--quiet", str(repository.folder), str(clone.folder))
+    clone.run("dvc", "pull")
+    assert list(clone.repro()) == ["index"]
+    assert clone.git("status", "--porcelain") == ""
+    assert clone.digest("data/varnet.zarr") == repository.digest("data/varnet.zarr")
+    ran = stages_run(clone.run("dvc", "exp", "run", "-S", "train_rcan.fit.epochs=2", "train_rcan"))
+    assert list(ran) == ["index", "train_rcan"]

@@ -3,7 +3,7 @@
     python -m bench.memory [--full] [--figure FILE]
 
 Each combination runs in processes of its own with one thread: the network of params/rcan_2022.yaml, SSIM loss, Adam,
-batch 1. Peak is what the largest resident set of two steps adds to that of the process before it made the network, with
+batch 1. Peak is what the largest resident set of a step adds to that of the process before it made the network, with
 an allocator that gives freed memory back at once. It grows linearly with the number of pixels, so it is measured at
 two sizes and extrapolated to 384 x 384, where the plain network would need more than most machines have. Time is
 processor time, the least of three steps at the smaller size. `--full` measures at 128 and 192 pixels, and the cheaper
@@ -35,7 +35,7 @@ AIM = "at most 0.20 of the plain peak at no more than 1.45 times its step time; 
 
 Changes = dict[str, Any]
 PLAIN: Changes = {"checkpointing": "none"}
-SEGMENTS = (1, 2, 3, 4, 5, 7, 13, 25)  # of the 25 blocks of a group
+SEGMENTS = (2, 4, 7, 13, 25)  # of the 25 blocks of a group
 
 
 def segmented(n: int) -> Changes:
@@ -69,8 +69,9 @@ def main(argv: list[str] | None = None) -> None:
         combinations |= {
             f"{name}, bf16": COMBINATIONS[name] | {"bf16": True} for name in ("plain", "4 segments a group")
         }
-    rows = {name: extrapolated("rcan_2022", changes, sizes) for name, changes in combinations.items()}
-    for name, row in rows.items():
+    rows: dict[str, dict[str, float]] = {}
+    for name, changes in combinations.items():
+        row = rows[name] = extrapolated("rcan_2022", changes, sizes)
         print(f"{name:28s} {row['gib']:6.2f} GiB {row['gib'] / rows['plain']['gib']:6.3f} x, "
               f"{row['seconds']:6.2f} s {row['seconds'] / rows['plain']['seconds']:6.2f} x")  # fmt: skip
     large = extrapolated("rcan_30m", {}, (64, 96) if asked.full else (32, 48))
@@ -101,14 +102,14 @@ def extrapolated(preset: str, changes: Changes, sizes: tuple[int, int]) -> dict[
     small, large = (run_apart(preset, changes, size)["bytes"] for size in sizes)
     slope = (large - small) / (sizes[1] ** 2 - sizes[0] ** 2)
     peak = small + slope * (TARGET**2 - sizes[0] ** 2)
-    return {"gib": peak / GIB, "seconds": run_apart(preset, changes, sizes[0], n_steps=4)["seconds"]}
+    return {"gib": peak / GIB, "seconds": run_apart(preset, changes, sizes[0], n_steps=3)["seconds"]}
 
 
-def run_apart(preset: str, changes: Changes, size: int, n_steps: int = 2) -> dict[str, float]:
-    """`measure` in a process of its own. Two steps are for bytes: freed memory goes back at once, which takes time."""
+def run_apart(preset: str, changes: Changes, size: int, n_steps: int = 1) -> dict[str, float]:
+    """`measure` in a process of its own. One step is for bytes: freed memory goes back at once, which takes time."""
     command = [sys.executable, "-m", "bench.memory", "--run", preset, json.dumps(changes), str(size), str(n_steps)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    if n_steps == 2:
+    if n_steps == 1:
         environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return {str(key): float(value) for key, value in json.loads(done.stdout).items()}
@@ -124,11 +125,15 @@ def measure(preset: str, changes: Changes, size: int, n_steps: int) -> dict[str,
     changes = {key: value for key, value in changes.items() if key != "bf16"}
     network = build(IMAGE_NETWORKS, NamedParams(**section | changes), 2)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # makes its state, which every step but the first finds
+    optimizer.zero_grad()
     loss = LossParams(ssim=1.0, l1=0.0, region="frame", threshold=5e-5)
     images = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     inputs, target = images[:, :2], images[:, 2]
     times = []
-    for _ in range(n_steps):  # the first makes Adam's state, and what libraries make once
+    for _ in range(n_steps):
         start = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             output = network(inputs)
@@ -136,7 +141,7 @@ def measure(preset: str, changes: Changes, size: int, n_steps: int) -> dict[str,
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.process_time() - start)
-    return {"bytes": resident("VmHWM") - before, "seconds": min(times[1:])}
+    return {"bytes": resident("VmHWM") - before, "seconds": min(times)}
 
 
 def resident(what: str = "VmRSS") -> int:

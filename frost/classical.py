@@ -1,29 +1,36 @@
 """The images of a volume that need no network: zero-filled, GRAPPA and target. What stage `prepare` caches."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
+from torch import Tensor
 
 from frost.coils import rss
 from frost.errors import InputError
 from frost.fourier import ifft2c
-from frost.grappa import GrappaParams, grappa
+from frost.grappa import GrappaParams, centre_products, grappa
 from frost.params import Params
 from frost.reader import VolumeReader
 from frost.shards import write_volume
 from frost.volumes import Volume
 
 
+class PrepareGrappaParams(GrappaParams):
+    """Where GRAPPA's image comes from, and how it is computed."""
+
+    source: Literal["computed", "file"]
+    """`file`: from `image_grappa` of every volume, as the challenges give it."""
+
+
 class PrepareParams(Params):
     """Section `prepare` of params.yaml."""
 
-    source: Literal["computed", "file"]
-    """Where GRAPPA's image comes from; `file`: from `image_grappa` of every volume, as the challenges give it."""
-    grappa: GrappaParams
+    grappa: PrepareGrappaParams
 
 
 def write_images(folder: Path, source: Path, volume: Volume, params: PrepareParams) -> None:
@@ -40,16 +47,25 @@ def write_images(folder: Path, source: Path, volume: Volume, params: PreparePara
 def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Float[np.ndarray, "channel y x"]]:
     """The channels of `write_images`, a slice at a time, in the file's scale and cropped to the reconstruction size."""
     mask, acs = reader.mask(), reader.acs()
+    of_all = params.grappa.source == "computed" and params.grappa.calibration == "volume"
+    products = volume_products(reader, params.grappa.kernel_points) if of_all else None
     for i in range(reader.volume.n_slices):
         masked = reader.kspace(i) * mask
         zero_filled = reader.crop(rss(ifft2c(masked)))
-        if params.source == "file":
+        if params.grappa.source == "file":
             parallel = reader.grappa(i)
             if parallel is None:
                 raise InputError(
-                    f"{reader.volume.file}: has no `image_grappa`; prepare.source: computed makes one for every volume"
+                    f"{reader.volume.file}: has no `image_grappa`; prepare.grappa.source: computed makes one"
                 )
         else:
-            parallel = reader.crop(rss(ifft2c(grappa(masked, mask, acs, params.grappa))))
+            parallel = reader.crop(rss(ifft2c(grappa(masked, mask, acs, params.grappa, products))))
         images = [zero_filled, parallel, reader.target(i), reader.clean_target(i)]
         yield torch.stack([image for image in images if image is not None]).numpy()
+
+
+def volume_products(reader: VolumeReader, kernel_points: int) -> Complex[Tensor, "column column lag coil coil"]:
+    """What GRAPPA is fitted on when all slices share their weights: read a slice at a time, kept as one sum."""
+    acs = reader.acs()
+    centres = (reader.kspace(i)[..., acs].permute(2, 1, 0) for i in range(reader.volume.n_slices))
+    return functools.reduce(torch.add, (centre_products(centre, kernel_points) for centre in centres))

@@ -31,7 +31,7 @@ def combine(
 
 
 def center_crop(images: Shaped[Tensor, "*batch y x"], shape: tuple[int, int]) -> Shaped[Tensor, "*batch h w"]:
-    """The middle `shape` of each frame, as fastMRI cuts it, (n - size) // 2 from the start; zeros around smaller ones."""
+    """The middle `shape` of each frame, as fastMRI cuts it, (n - size) // 2 from the start; zeros around a smaller."""
     for axis, size in zip((-2, -1), shape):
         have = images.shape[axis]
         if have >= size:

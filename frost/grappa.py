@@ -59,12 +59,14 @@ def grappa(
     mask: Bool[Tensor, " column"],
     acs: slice,
     params: GrappaParams,
+    products: Complex[Tensor, "centre centre lag coil coil"] | None = None,
 ) -> Complex[Tensor, "*slice coil y x"]:
     """Fill the columns that were not measured; those that were stay as they are.
 
     kspace: what it holds where `mask` is False is ignored. acs: the measured centre columns. Columns outside
     the outermost measured ones stay zero: the scanner may never have gone there. So do columns whose nearest
-    measured neighbour is farther away than the centre is wide.
+    measured neighbour is farther away than the centre is wide. products: the sum of `centre_products` over a
+    volume, where these slices are not all of it.
 
     Raises InputError where the centre is not measured or is too small to fit any weights.
     """
@@ -73,10 +75,13 @@ def grappa(
     # Inside, the axes are x, y, coil: whole columns are picked and put, and sources are summed over coils.
     slices = torch.where(mask, kspace, 0).reshape(-1, *kspace.shape[-3:]).permute(0, 3, 2, 1).contiguous()
     if len(missing) > 0:
-        products = [centre_products(columns[acs], params.kernel_points) for columns in slices]
-        if params.calibration == "volume":
-            products = [torch.stack(products).sum(0)] * len(products)
-        for columns, product in zip(slices, products):
+        if products is None:
+            fitted = [centre_products(columns[acs], params.kernel_points) for columns in slices]
+            if params.calibration == "volume":
+                fitted = [torch.stack(fitted).sum(0)] * len(fitted)
+        else:
+            fitted = [products] * len(slices)
+        for columns, product in zip(slices, fitted):
             if product.any():
                 equations = NormalEquations(product, lines)
                 columns[missing] = _filled(columns, mask, missing, lines, equations, params)

@@ -1,0 +1,70 @@
+"""The images that need no network: channels, sizes, and where GRAPPA's comes from."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from frost.classical import PrepareParams, classical_images
+from frost.coils import rss
+from frost.errors import InputError
+from frost.fourier import ifft2c
+from frost.grappa import grappa
+from frost.params import checked
+from frost.reader import VolumeReader
+from frost.sampling import MaskRecord
+from frost.volumes import Volume
+
+GRAPPA = {"source": "computed", "kernel_lines": 2, "kernel_points": 5, "regularisation": 1e-2, "calibration": "slice"}
+
+
+def params(**changes):
+    return checked(PrepareParams, {"grappa": GRAPPA | changes}, "prepare")
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory, write_fastmri):
+    """A folder and the record of the one volume in it, which has a GRAPPA image of its own."""
+    folder = tmp_path_factory.mktemp("scan")
+    write_fastmri(folder / "a.h5", clean=True)
+    with h5py.File(folder / "a.h5") as h5, h5py.File(folder / "image.h5", "w") as image:
+        image["image_label"], image["image_grappa"] = h5["reconstruction_rss"][()], 0.5 * h5["reconstruction_rss"][()]
+    mask = MaskRecord(kind="equispaced", acceleration=4, center_fraction=0.2, seed=1, padding=(0, 44))
+    fields = {
+        "name": "a", "split": "train", "file": "a.h5", "image_file": "image.h5", "layout": "snu2026", "patient": "p",
+        "acquisition": "", "n_slices": 2, "n_coils": 4, "height": 48, "width": 44, "crop": (32, 32), "mask": mask,
+        "target": "file", "has_clean_target": False, "has_grappa": True, "maximum": None, "identity": "0" * 64,
+    }  # fmt: skip
+    return folder, Volume(**fields)
+
+
+def test_each_image_is_better_than_the_one_before(scan):
+    with VolumeReader(*scan) as reader:
+        slices = list(classical_images(reader, params()))
+    assert len(slices) == 2
+    for zero_filled, filled, target in slices:
+        assert zero_filled.shape == filled.shape == target.shape == (32, 32)
+        errors = [float(np.linalg.norm(image - target) / np.linalg.norm(target)) for image in (zero_filled, filled)]
+        assert errors[1] < 0.8 * errors[0] < 0.1
+
+
+def test_slices_may_share_their_calibration(scan):
+    shared = params(calibration="volume")
+    with VolumeReader(*scan) as reader:
+        streamed = [images[1] for images in classical_images(reader, shared)]
+        kspace = torch.stack([reader.kspace(i) for i in range(2)]) * reader.mask()
+        whole = reader.crop(rss(ifft2c(grappa(kspace, reader.mask(), reader.acs(), shared.grappa)))).numpy()
+        alone = [images[1] for images in classical_images(reader, params())]
+    for i in range(2):
+        np.testing.assert_allclose(streamed[i], whole[i], rtol=1e-5)
+        assert not np.allclose(streamed[i], alone[i], rtol=1e-5)
+
+
+def test_the_file_s_own_grappa_image(scan):
+    folder, volume = scan
+    with VolumeReader(folder, volume) as reader:
+        _, own, target = next(iter(classical_images(reader, params(source="file"))))
+    assert np.array_equal(own, 0.5 * target)
+    without = volume.model_copy(update={"has_grappa": False})
+    with VolumeReader(folder, without) as reader, pytest.raises(InputError, match=r"a\.h5: has no `image_grappa`"):
+        next(iter(classical_images(reader, params(source="file"))))

@@ -229,6 +229,43 @@ def report(
     Console().print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
+@app.command()
+def export(
+    challenge: Annotated[Literal["snu2026"], typer.Argument(help="snu2026")],
+    output: Annotated[Path, typer.Option(help="folder for `test_part.py` and `checkpoints`")],
+    models: Annotated[Path, typer.Option(help="folder with varnet/ and rcan/")] = Path("models"),
+) -> None:
+    """Write what the organisers time: `load_model`, `prep_volume` and `recon_slice` as one file, and the weights.
+
+    Example: frost export snu2026 --output submission
+    """
+    from frost.rules import export_snu2026
+
+    export_snu2026(models, output)
+    Console().print(f"{output}/test_part.py goes to utils/learning, {output}/checkpoints is its `args.exp_dir`")
+
+
+@app.command()
+def check(
+    challenge: Annotated[str, typer.Argument(help="snu2022, ... snu2026")],
+    run: Annotated[Path, typer.Option(help="folder of the run: the project, or a copy of it")] = Path(),
+) -> None:
+    """List the rules of a challenge's year, and which of them this run's params and data break.
+
+    Example: frost check snu2026
+    """
+    from frost.rules import check as held_against
+
+    findings = held_against(challenge, run)
+    table = Table("rule", "", "why", title=challenge)
+    for finding in findings:
+        table.add_row(finding.rule, finding.state, finding.why)
+    Console().print(table)
+    broken = [finding.rule for finding in findings if finding.state == "broken"]
+    if broken:
+        raise InputError(f"{len(broken)} of the rules of {challenge} broken: {'; '.join(broken)}")
+
+
 def main() -> None:
     """Entry point: an InputError is one line and exit status 1."""
     try:

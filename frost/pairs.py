@@ -32,7 +32,7 @@ class PairDataset(Dataset[dict[str, Any]]):
         self._images, self._varnet = open_split(images), open_split(varnet)
         _check_same(images, varnet, self._images, self._varnet)
         self.channels = tuple(inputs)
-        self._channels = [_parse(name) for name in inputs]
+        self._channels = [parse_channel(name) for name in inputs]
         self.names = [name for name in self._images if not need_target or self.has_target(name)]
         for name in self.names:
             for channel, _ in self._channels:
@@ -113,7 +113,7 @@ def input_channels(
 ) -> Float[np.ndarray, "channel y x"]:
     """The inputs that `names` ask for of slice `i`, from whole volumes of images in memory: as an item has them."""
     last = len(next(iter(images.values()))) - 1
-    chosen = [(channel, min(max(i + offset, 0), last)) for channel, offset in map(_parse, names)]
+    chosen = [(channel, min(max(i + offset, 0), last)) for channel, offset in map(parse_channel, names)]
     return np.stack([images[channel][place] for channel, place in chosen]).astype(np.float32)
 
 
@@ -123,7 +123,7 @@ def data_range(array: VolumeArray) -> float:
     return array.maximum("target") if given is None else float(given)
 
 
-def _parse(name: str) -> tuple[str, int]:
+def parse_channel(name: str) -> tuple[str, int]:
     """`varnet-1` is channel `varnet` of the slice before."""
     match = re.fullmatch(r"([a-z_]+)([+-]\d+)?", name)
     if match is None:

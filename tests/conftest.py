@@ -17,7 +17,6 @@ from frost.classical import PrepareParams, write_images
 from frost.coils import expand, rss
 from frost.fourier import fft2c, ifft2c
 from frost.frozen import write_network_images
-from frost.grappa import GrappaParams
 from frost.image_networks.rcan import RCAN, RCANParams
 from frost.indexing import MaskParams, volumes_of
 from frost.kspace_networks.varnet import VarNet, VarNetParams
@@ -350,8 +349,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     masks = MaskParams(
         kind="equispaced", accelerations=[4], center_fractions=[0.16], pick="one", masks_per_volume=1, seed=0
     )
-    grappa = GrappaParams(kernel_lines=2, kernel_points=3, regularisation=1e-2, calibration="slice")
-    prepare = PrepareParams(source="computed", grappa=grappa)
+    grappa = {"kernel_lines": 2, "kernel_points": 3, "regularisation": 1e-2, "calibration": "slice"}
+    prepare = PrepareParams.model_validate({"grappa": {"source": "computed", **grappa}})
     sizes = {"cascades": 2, "channels": 4, "pools": 2, "unshuffle": 1, "sens_channels": 2, "sens_pools": 2}
     varnet = (
         VarNet(VarNetParams(**sizes, sens_size=16, coils_at_once=None, checkpointing=False))

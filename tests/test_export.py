@@ -1,0 +1,130 @@
+"""The submission of 2026: the exported file, run as the organisers run it, gives the images of the cached path."""
+
+import importlib.util
+import json
+import shutil
+from argparse import Namespace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from frost.errors import InputError
+from frost.indexing import volumes_of
+from frost.reader import VolumeReader
+from frost.reconstruction import load_models, reconstruct_volume
+from frost.rules import RULES, check, export_snu2026
+from frost.volumes import write_index
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def exported(workspace, tmp_path_factory):
+    """The module, imported from where it was written, as the harness does."""
+    folder = tmp_path_factory.mktemp("submission")
+    export_snu2026(workspace.root / "models", folder)
+    spec = importlib.util.spec_from_file_location("test_part", folder / "test_part.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.SIZE = (48, 48)  # the images of the tests are an eighth of the challenge's
+    return folder, module
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory, write_snu_tree):
+    return write_snu_tree(tmp_path_factory.mktemp("snu"), 2026) / "leaderboard" / "acc4"
+
+
+def harness(module, exp_dir, image, kspace):
+    """Its loop: batch 1, warm-up slices, then every slice."""
+    model = module.load_model(Namespace(exp_dir=exp_dir, cascade=12, chans=18, sens_chans=8), CPU)
+    ctx = module.prep_volume(image, kspace, CPU)
+    for s in range(min(5, ctx["num_slices"])):
+        module.recon_slice(model, ctx, s)
+    return np.stack([module.recon_slice(model, ctx, s).numpy() for s in range(ctx["num_slices"])])
+
+
+def test_the_harness_gets_the_images_of_the_cached_path(workspace, exported, board):
+    folder, module = exported
+    assert module.INPUT_KIND == "kspace"
+    models = load_models(workspace.root / "models", CPU)
+    root, volumes = volumes_of(board, workspace.masks)
+    for volume in volumes:
+        with VolumeReader(root, volume) as reader:
+            expected = reconstruct_volume(models, reader, "none")["rcan"]
+        kspace = board / "kspace" / f"{volume.name}.h5"
+        np.testing.assert_array_equal(harness(module, folder / "checkpoints", "/no/image/file", kspace), expected)
+
+
+def test_prep_volume_computes_nothing_and_recon_slice_sees_what_the_mask_has(exported, board):
+    _, module = exported
+    file = board / "kspace" / "knee_test1.h5"
+    ctx = module.prep_volume("", file, CPU)
+    with h5py.File(file) as opened:
+        np.testing.assert_array_equal(ctx["kspace"].numpy(), opened["kspace"][:] * opened["mask"][:].astype(bool))
+    assert ctx["num_slices"] == 2 and not any(ctx["kspace"][..., ~ctx["mask"]].abs().flatten())
+
+
+def test_a_run_that_needs_the_image_file_is_not_exported(workspace, tmp_path):
+    shutil.copytree(workspace.root / "models", tmp_path / "models")
+    config = tmp_path / "models" / "rcan" / "config.json"
+    facts = json.loads(config.read_text())
+    facts["made_by"]["prepare"]["grappa"]["source"] = "file"
+    config.write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=r"config\.json: trained with prepare\.grappa\.source: file"):
+        export_snu2026(tmp_path / "models", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# ---- rules
+
+
+@pytest.fixture
+def run(workspace, tmp_path):
+    """A folder with the project's params and an index of two volumes."""
+    params = YAML(typ="safe").load((Path(__file__).parents[1] / "params.yaml").read_text())
+    _, volumes = volumes_of(workspace.root / "data" / "source" / "test", workspace.masks)
+    write_index(tmp_path / "data" / "index", {"train": volumes[:1], "val": volumes[1:], "test": []})
+
+    def save(**changes):
+        for path, value in changes.items():
+            section, *keys = path.split("__")
+            inner = params[section]
+            for key in keys[:-1]:
+                inner = inner[key]
+            inner[keys[-1]] = value
+        with (tmp_path / "params.yaml").open("w") as file:
+            YAML(typ="safe").dump(params, file)
+        return tmp_path
+
+    save.volumes = volumes
+    return save
+
+
+def states(year, root):
+    return {finding.rule: finding.state for finding in check(year, root)}
+
+
+@pytest.mark.parametrize("year", RULES)
+def test_the_defaults_break_no_rule(run, year):
+    assert "broken" not in states(year, run()).values()
+
+
+def test_each_rule_is_broken_by_what_breaks_it(run, tmp_path):
+    root = run(train_varnet__import="brain_leaderboard_state_dict.pt")
+    assert states("snu2023", root)["no external weights"] == states("snu2026", root)["no external weights"] == "broken"
+    assert states("snu2022", root)["external weights are registered"] == "open"
+    assert (
+        states("snu2026", run(train_varnet__import=None, cache_varnet__import="x"))["no external weights"] == "broken"
+    )
+    root = run(cache_varnet__import=None, prepare__grappa__source="file")
+    assert states("snu2026", root)["no field of the image file at inference"] == "broken"
+    moved = run.volumes[0].model_copy(update={"file": "leaderboard/acc4/kspace/a.h5"})
+    write_index(tmp_path / "data" / "index", {"train": run.volumes[:1], "val": [moved], "test": []})
+    assert states("snu2026", root)["leaderboard data not even for validation"] == "broken"
+    with pytest.raises(InputError, match=r"no rules of 'snu2027'; there are snu2022,"):
+        check("snu2027", root)

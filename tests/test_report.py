@@ -1,0 +1,181 @@
+"""The report as a reader meets it, in headless Chromium: it loads nothing, works by hand and keys, and is right."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from frost.errors import InputError
+from frost.evaluation import EvaluateParams, evaluate, group_rows
+from frost.reconstruction import load_models
+from frost.report import draw_dag, spread, write_report
+from frost.tables import write_table
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(workspace, tmp_path_factory):
+    """The folder of a finished run, with an awkward acquisition in its tables."""
+    root = tmp_path_factory.mktemp("run")
+    for name in ("data", "models"):
+        (root / name).symlink_to(workspace.root / name)
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, root)
+    params = EvaluateParams(ensemble="none", batch_size=4, foreground=2e-5, presets=("snu2022",))
+    pairs = {split: workspace.pairs(split) for split in ("val", "test")}
+    network = load_models(workspace.root / "models", torch.device("cpu")).rcan
+    result = evaluate(pairs, network, params, torch.device("cpu"), lambda *one: None)
+    (root / "metrics" / "tables").mkdir(parents=True)
+    (root / "metrics" / "evaluate.json").write_text(json.dumps(result.metrics))
+    (root / "metrics" / "provenance.json").write_text(json.dumps({"commit": "<script>alert(1)</script>"}))
+    for row in result.by_volume[-6:]:  # all images of one volume
+        row["acquisition"] = "<img src=x onerror=alert(1)>"
+    groups = group_rows(result.by_volume)
+    for name, rows in (("slices", result.by_slice), ("groups", groups), ("disagreement", result.calibration)):
+        write_table(root / "metrics" / "tables" / f"{name}.csv", rows)
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(run, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(run, file, "A <b>title</b> & more", 3)
+    return file
+
+
+def test_it_is_one_file_that_names_no_address(page):
+    text = page.read_text()
+    assert not re.search(
+        r"(src|href)\s*=\s*[\"']?(?!data:)[^\"'#>\s]+[\"']?", re.sub(r"&lt;.*?&gt;", "", text).split("<script>")[0]
+    )
+    assert "default-src 'none'" in text and "<b>title</b>" not in text and "<script>alert" not in text
+    assert len(json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1].replace("<\\/", "</"))["slices"]) == 2
+
+
+def test_the_same_run_gives_the_same_file(run, page, tmp_path):
+    write_report(run, tmp_path / "again.html", "A <b>title</b> & more", 3)
+    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
+
+
+def test_slices_are_spread_over_a_volume():
+    assert spread(3, 5) == [0, 1, 2] and spread(10, 1) == [5] and spread(9, 3) == [1, 4, 7]
+
+
+def test_every_stage_is_drawn_and_none_in_another():
+    from ruamel.yaml import YAML
+
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+    for tall in (True, False):
+        drawn = draw_dag(stages, tall)
+        boxes = {(float(x), float(y)) for x, y in re.findall(r'<rect x="([\d.]+)" y="([\d.]+)"', drawn)}
+        assert len(boxes) == len(stages) and all(f">{name}</text>" in drawn for name in stages)
+        assert all(abs(a - c) >= 124 or abs(b - d) >= 40 for a, b in boxes for c, d in boxes if (a, b) != (c, d))
+
+
+def test_a_run_without_metrics_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"evaluate\.json: no such file; `dvc repro` makes it"):
+        write_report(tmp_path, tmp_path / "report.html", "title", 3)
+
+
+# ---- in a browser
+
+
+@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def browser(request, page, tmp_path):
+    if not all(CHROMIUM):
+        pytest.skip("needs Debian's packages chromium and chromium-driver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    width, height = request.param
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM[0]
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},{height}"):
+        options.add_argument(flag)
+    if width < 500:
+        options.add_experimental_option("mobileEmulation", {"deviceMetrics": {"width": width, "height": height}})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(CHROMIUM[1]))
+    try:
+        driver.get(page.as_uri())
+        yield driver
+    finally:
+        driver.quit()
+
+
+def requests(driver):
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    return {m["params"]["request"]["url"].split(",")[0] for m in messages if m["method"] == "Network.requestWillBeSent"}
+
+
+def test_in_chromium_nothing_is_asked_for_nothing_fails_and_nothing_overflows(browser, page):
+    browser.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+    own = ("data:", "chrome:")  # pictures, and the tab that Chromium opens with
+    assert {url for url in requests(browser) if not url.startswith(own)} == {page.as_uri()}
+    assert browser.get_log("browser") == []
+    assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+
+
+def test_in_chromium_the_numbers_are_those_of_the_metrics_file(browser, run):
+    shown = browser.execute_script(
+        "return [...document.querySelectorAll('#score-table [data-value]')]"
+        ".map(c => [c.dataset.image, c.dataset.metric, c.dataset.value, c.textContent])"
+    )
+    scores = json.loads((run / "metrics" / "evaluate.json").read_text())["test"]
+    expected = {(i, m): v for i, s in scores.items() if i not in ("gain", "disagreement") for m, v in s.items()}
+    assert {(image, metric): float(value) for image, metric, value, _ in shown} == expected
+    assert all(float(text) == pytest.approx(float(value), abs=0.005) for _, _, value, text in shown)
+
+
+def test_in_chromium_the_slider_moves_by_mouse_by_finger_and_by_key(browser):
+    from selenium.webdriver import ActionChains, Keys
+    from selenium.webdriver.common.by import By
+
+    slider, right = browser.find_element(By.ID, "cut"), browser.find_element(By.ID, "right")
+
+    def cut():
+        return float(re.search(r"([\d.]+)%", right.value_of_css_property("clip-path") + " 50%")[1])
+
+    browser.execute_script("arguments[0].scrollIntoView()", slider)
+    before = cut()
+    width = slider.size["width"]
+    if browser.execute_script("return innerWidth") < 500:
+        box = browser.execute_script("const b = arguments[0].getBoundingClientRect(); return [b.x, b.y + 40]", slider)
+        for kind, x in (("touchStart", 0.5), ("touchMove", 0.6), ("touchMove", 0.8), ("touchEnd", None)):
+            points = [] if x is None else [{"x": box[0] + x * width, "y": box[1]}]
+            browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    else:
+        ActionChains(browser).move_to_element_with_offset(slider, 0, -40).click_and_hold().move_by_offset(
+            int(0.3 * width), 0
+        ).release().perform()
+    moved = cut()
+    assert before == 50 and 65 < moved < 95
+    slider.send_keys(Keys.ARROW_LEFT)
+    assert cut() < moved
+
+
+def test_in_chromium_keys_and_buttons_choose_slices_and_images(browser):
+    from selenium.webdriver import Keys
+    from selenium.webdriver.common.by import By
+
+    slider = browser.find_element(By.ID, "cut")
+    first = browser.find_element(By.ID, "name").text, browser.find_element(By.ID, "right").get_attribute("src")
+    slider.send_keys(Keys.ARROW_DOWN)
+    second = browser.find_element(By.ID, "name").text, browser.find_element(By.ID, "right").get_attribute("src")
+    assert first[0] != second[0] and first[1] != second[1]
+    slider.send_keys("4")
+    assert browser.find_element(By.ID, "right-tag").text == "Error of RCAN"
+    browser.find_element(By.CSS_SELECTOR, "#left-choice [data-image=grappa]").click()
+    assert browser.find_element(By.ID, "left-tag").text == "GRAPPA"
+    browser.find_elements(By.CSS_SELECTOR, "#strip button")[0].click()
+    assert browser.find_element(By.ID, "name").text == first[0]

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from frost.checkpoint import CONFIG, load_config, network_digest
 from frost.volumes import Volume
 
+UNKNOWN = "volumes that its file does not name"  # what most public weights were trained on
 FOLDS = "folds"  # beside the final network's weights: folds/0, folds/1, ...
 
 
 class Frozen(NamedTuple):
-    """A finished network of stage 1: its folder, its digest, and what it saw: volumes, or words where no list is known."""
+    """A finished network of stage 1: its folder, its digest, and the volumes it saw, or words where no list is."""
 
     folder: Path
     digest: str
@@ -33,7 +34,7 @@ def frozen_networks(folder: Path) -> list[Frozen]:
     """The final network in `folder`, then those of its folds, in their order."""
     places = [folder, *sorted((folder / FOLDS).glob(f"*/{CONFIG}"), key=lambda config: int(config.parent.name))]
     folders = [place if place == folder else place.parent for place in places]
-    return [Frozen(f, network_digest(f), load_config(f).get("trained_on", "unknown")) for f in folders]
+    return [Frozen(f, network_digest(f), load_config(f).get("trained_on", UNKNOWN)) for f in folders]
 
 
 def who_speaks(networks: Sequence[Frozen], volume: Volume) -> Frozen:

@@ -17,6 +17,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from frost.checkpoint import first_line, load_config, load_network, network_digest
 from frost.errors import InputError
+from frost.folds import UNKNOWN
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.kspace_networks.varnet import VarNet, VarNetParams
 
@@ -62,9 +63,9 @@ def load_pretrained(path: Path, memory: Mapping[str, Any]) -> Pretrained:
 def trained_on(path: Path) -> list[dict[str, str]] | str:
     """The volumes that the weights at `path` saw, as Frost lists them, else what their name tells."""
     if path.is_dir():
-        return load_config(path).get("trained_on", "unknown")
+        return load_config(path).get("trained_on", UNKNOWN)
     # fastMRI's own leaderboard entries were trained on train and val together: a score on val means nothing.
-    return TRAIN_AND_VAL if "leaderboard" in path.name.lower() else "unknown"
+    return TRAIN_AND_VAL if "leaderboard" in path.name.lower() else UNKNOWN
 
 
 def pretrained_digest(path: Path) -> str:

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
             make = partial(writer, paths.source)
             if isinstance(words := networks[0].trained_on, str):
                 sys.stderr.write(
-                    f"cache_varnet: the network was trained on {words}: no volume is sure to be new to it\n"
+                    f"cache_varnet: the network was trained on {words}; none here is sure to be new to it\n"
                 )
             says["volumes by a network that saw them"] = sum(saw(speakers[v.key], v) for v in everyone)
         splits = {paths.varnet / split: [tasks[volume.key] for volume in volumes[split]] for split in SPLITS}

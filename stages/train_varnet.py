@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             if part := network(others, f"train_varnet, fold {fold}"):
                 store.link(part, paths.network / FOLDS / str(fold))
         if entry and isinstance(saw := load_config(paths.network)["trained_on"], str):
-            sys.stderr.write(f"train_varnet: {params.import_}: trained on {saw}: scores on what it saw flatter it\n")
+            sys.stderr.write(f"train_varnet: {params.import_}: trained on {saw}; scores on what it saw flatter it\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 
 from frost.checkpoint import network_digest, save_network
 from frost.errors import InputError
+from frost.folds import UNKNOWN
 from frost.kspace_networks.varnet import VarNet, VarNetParams
 from frost.pretrained import load_pretrained, pretrained_digest, trained_on
 
@@ -51,7 +52,7 @@ def test_all_forms_give_the_same_network(tmp_path, network, form, new_format):
     file = tmp_path / "weights.pt"
     torch.save(form(network.state_dict()), file, _use_new_zipfile_serialization=new_format)
     loaded = load_pretrained(file, MEMORY)
-    assert loaded.network.params == PARAMS and loaded.trained_on == "unknown"
+    assert loaded.network.params == PARAMS and loaded.trained_on == UNKNOWN
     for name, value in network.state_dict().items():
         assert torch.equal(loaded.network.state_dict()[name], value), name
     assert all(parameter.requires_grad for parameter in loaded.network.parameters())
@@ -74,7 +75,7 @@ def test_fastmri_s_own_file():
 
 def test_the_leaderboard_s_weights_saw_the_validation_split(tmp_path):
     assert trained_on(tmp_path / "brain_leaderboard_state_dict.pt") == "train+val (by the file's name)"
-    assert trained_on(tmp_path / "model.pt") == "unknown"
+    assert trained_on(tmp_path / "model.pt") == UNKNOWN
 
 
 class Payload:

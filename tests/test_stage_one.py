@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from frost.checkpoint import load_config, load_network, network_digest
 from frost.errors import InputError
-from frost.folds import Frozen, fold_of, frozen_networks, saw, seen, who_speaks
+from frost.folds import UNKNOWN, Frozen, fold_of, frozen_networks, saw, seen, who_speaks
 from frost.foreign import find_images, foreign_images
 from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
@@ -21,6 +21,7 @@ from frost.params import checked
 from frost.reader import VolumeReader
 from frost.shards import open_split
 from frost.stage_one import TrainVarNetParams
+from frost.store import entry_key, produce_all
 from frost.volumes import write_index
 from stages import cache_varnet, train_varnet
 
@@ -51,6 +52,8 @@ def workspace(tmp_path, monkeypatch, fastmri_source):
     """The current folder, with an index of four, two and two volumes; gives what runs stages in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FROST_STORE", str(tmp_path / "store"))
+    # In this process, which need not import torch again.
+    monkeypatch.setattr(cache_varnet, "produce_all", lambda *given, processes: produce_all(*given, processes=0))
     write_index(Path("index"), volumes_at(fastmri_source))
 
     def run(stage, **changes):
@@ -84,7 +87,7 @@ def test_imported_weights_are_taken_without_training(workspace, capsys):
     shutil.move("moved/leaderboard.pt", "moved/model.pt")
     workspace(train_varnet, train_varnet={"import": "moved/model.pt", "fine_tune": True})
     assert len(entries("train_varnet")) == 2 and len(Path("curves.tsv").read_text().splitlines()) == 2
-    assert load_config(Path("varnet"))["trained_on"] == "unknown"
+    assert load_config(Path("varnet"))["trained_on"] == UNKNOWN
     tuned = load_network(Path("varnet"), KSPACE_NETWORKS).state_dict()
     assert not all(torch.equal(tuned[name], value) for name, value in loaded.items())
 
@@ -127,7 +130,11 @@ def test_who_speaks(fastmri_source):
     sibling = new.model_copy(update={"patient": "p"})
     known = Frozen(Path("known"), "known", [{"patient": "p", "identity": "other"}])
     assert saw(known, sibling) and not saw(known, new)
-    assert not saw(Frozen(Path("x"), "x", "unknown"), a)
+    assert not saw(Frozen(Path("x"), "x", UNKNOWN), a)
+    # What words say of a network is written into the cache, and so is part of the key.
+    told = [cache_varnet.asked(a, Frozen(Path("x"), "x", words), "sources") for words in ([], UNKNOWN, "train+val")]
+    assert len({entry_key("cache_varnet", task.facts) for task in told}) == 3
+    assert [task.item[2].get("trained_on") for task in told] == [None, UNKNOWN, "train+val"]
 
 
 @pytest.mark.parametrize(

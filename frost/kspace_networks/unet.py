@@ -19,7 +19,7 @@ class InstanceNorm(nn.Module):
 
     def forward(self, image: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch channel y x"]:
         """The same shape; nobody else may need `image`."""
-        if torch.is_grad_enabled() or image.device.type != "cpu":
+        if torch.is_grad_enabled() or image.device.type != "cpu" or image.dtype == torch.bfloat16:
             return functional.instance_norm(image)
         image -= image.mean((-2, -1), keepdim=True)
         variance = image.square().mean((-2, -1), keepdim=True)

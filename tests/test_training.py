@@ -34,7 +34,14 @@ FIT = FitParams(
 )  # fmt: skip
 KINDS = {
     "plain": {},
-    "everything": {"ema": 0.9, "accumulate": 2, "batch_size": 1, "optimizer": "adamw", "weight_decay": 0.1},
+    "everything": {
+        "ema": 0.9,
+        "accumulate": 2,
+        "batch_size": 1,
+        "optimizer": "adamw",
+        "weight_decay": 0.1,
+        "channels_last": True,
+    },
     "two": {"batch_size": 1, "epochs": 3},
     "one": {"batch_size": 2, "epochs": 3},
 }

@@ -13,6 +13,7 @@ from frost.image_networks import IMAGE_NETWORKS
 from frost.launch import run, summary
 from frost.pairs import PairDataset
 from frost.params import load_params, stage_paths
+from frost.provenance import provenance
 from frost.tables import write_table
 
 
@@ -23,7 +24,7 @@ def file_of(split: str, case: Case) -> PurePosixPath:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write `--metrics JSON`, and the folders `--tables`, `--plots` and `--reconstructions`."""
+    """Write `--metrics JSON` and `--provenance JSON`, and the folders `--tables`, `--plots` and `--reconstructions`."""
     about = __doc__
     paths = stage_paths(
         argv,
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
         "network",
         "curves",
         "metrics",
+        "provenance",
         "tables",
         "plots",
         "reconstructions",
@@ -66,6 +68,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{what} left out: {why}", file=sys.stderr)
     draw(paths.plots, result, {"val": val, "test": test}, network, params, device, paths.curves)
     paths.metrics.write_text(json.dumps(metrics, indent=1) + "\n")
+    made_from = provenance(paths.images, paths.varnet, paths.network, params)
+    paths.provenance.write_text(json.dumps(made_from, indent=1) + "\n")
     with summary("evaluate") as says:
         best = "test" if "rcan" in metrics.get("test", {}) else "val"
         says |= {f"{image} ({best} SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()}

@@ -4,9 +4,9 @@
 
 `--kills` are of stages forked from a process with everything loaded, so that a run takes a second and most moments are
 moments of work. `--commands` more are of real command lines: `dvc repro`, and torchrun with two ranks. Killed (-9) is
-the stage, one of its processes, all of them, one of several runs on the same keys, `dvc` or torchrun; the next run
-starts at once, while orphans may still be at work. It must end well, compute nothing that was finished, leave no temporary
-file of before, and its out must be byte for byte that of a run that nobody disturbed. The last line is JSON.
+the stage, one of its processes, all of them, one of several runs on the same keys, `dvc` or torchrun. The next run
+starts at once, while orphans may still be at work; it must end well, compute nothing that was finished, leave no
+temporary file of before, and its out must be byte for byte that of a run that nobody disturbed. The last line is JSON.
 """
 
 import argparse
@@ -205,6 +205,7 @@ class Soak:
             start = time.monotonic()
             assert work.fork(stage).wait() == 0
             self.seconds[stage], self.want[stage] = time.monotonic() - start, work.digest(stage)
+            print(f"{stage}: {self.seconds[stage]:.1f} s undisturbed", flush=True)
         self.n_volumes = sum(VOLUMES)
 
     @property
@@ -217,7 +218,7 @@ class Soak:
         self.work.clear()
         crowd = {"one of two": ["", "b"], "one of four": ["", "b", "c", "d"]}.get(victim, [""])
         runs = [self.work.fork(stage, place) for place in crowd]
-        time.sleep(self.draw.uniform(0, 1.2 * self.seconds[stage] * len(crowd) ** 0.5))
+        self.some_moment(stage, runs[0])
         if not runs[0].kill(victim, self.draw):
             self.counts["too late"] += 1
             for run in runs:
@@ -233,6 +234,13 @@ class Soak:
         for place, run in list(zip(crowd, runs))[1:]:
             self.check(stage, run, None, place)
 
+    def some_moment(self, stage: str, run: Run) -> None:
+        """Wait until any number of volumes is finished, none and all too, and then a little more or less."""
+        n_finished = self.draw.randint(0, self.n_volumes)
+        while run.alive() and sum(1 for _ in self.work.store.root.glob(f"{stage}/??/*")) < n_finished:
+            time.sleep(0.001)
+        time.sleep(self.draw.uniform(0, self.seconds[stage] / (2 if n_finished == 0 else self.n_volumes)))
+
     def work_on_as_orphan(self, run: Run) -> None:
         """Then the stage too is killed: who is left of its processes is an orphan when the next run starts."""
         if run.alive():
@@ -246,12 +254,7 @@ class Soak:
         if victim == "torchrun":
             command = [sys.executable, "-m", f"stages.{stage}", *self.work.arguments[stage]]
         run = self.work.command(*command, PET_NPROC_PER_NODE="2" if victim == "torchrun" else "1")
-        if self.draw.random() < 0.7:  # wait for it to be at work, which takes most of its time
-            while run.alive() and not any(self.work.store.root.glob("tmp/*")):
-                time.sleep(0.01)
-            time.sleep(self.draw.uniform(0, self.seconds[stage]))
-        else:
-            time.sleep(self.draw.uniform(0, 8))
+        self.some_moment(stage, run)
         if run.kill(victim, self.draw):
             self.counts[victim] += 1
             self.next_run(stage)
@@ -306,8 +309,9 @@ def main(argv: list[str] | None = None) -> None:
         for n, kill in ((given.kills, soak.kill_forked), (given.commands, soak.kill_command)):
             before = soak.kills
             while soak.kills - before < n:
+                done = soak.kills
                 kill()
-                if soak.kills % 20 == 0:
+                if soak.kills > done and soak.kills % 20 == 0:
                     print(f"{soak.kills} kills, {time.monotonic() - start:.0f} s", flush=True)
     print(json.dumps({"seed": given.seed, "kills": soak.kills, **dict(sorted(soak.counts.items()))}))
 

@@ -251,7 +251,7 @@ def test_a_flipped_byte_is_found_and_that_volume_alone_made_anew(repository):
     said = repository.frost("verify", status=1)
     assert "store entry cache_varnet/" in said and "slice 1 is damaged" in said
     said = repository.frost("verify", "--repair")
-    assert "cache_varnet: 2 slices computed" in said and "prepare:" not in said
+    assert re.search(r"cache_varnet: .*\b2 slices computed", said) and "prepare:" not in said
     assert repository.digest(*outs) == right
     (folder / "inner").unlink()
     shutil.rmtree(folder / "data" / "varnet.zarr")

@@ -1,0 +1,36 @@
+"""What the scores were made from, as digests and versions: neither time nor place nor git, which knows the rest."""
+
+import hashlib
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from frost.checkpoint import CONFIG, network_digest
+from frost.params import Params
+from frost.shards import INDEX, canonical, open_split
+
+PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "h5py", "accelerate", "google-crc32c")  # that decide numbers
+
+
+def provenance(images: Path, varnet: Path, network: Path, params: Params) -> dict[str, Any]:
+    """sha256 of both networks' weights, of the indexes of both caches, which vouch for every slice, and of params."""
+    splits = sorted(path for path in varnet.iterdir() if path.is_dir())
+    frozen = {array.attributes["network"] for split in splits for array in open_split(split).values()}
+    caches = {
+        cache.name: {split.name: _digest((cache / split.name / INDEX).read_bytes()) for split in splits}
+        for cache in (images, varnet)
+    }
+    return {
+        "weights": {"varnet": sorted(frozen), "rcan": network_digest(network)},
+        "caches": caches,
+        "params": {
+            "rcan": _digest((network / CONFIG).read_bytes()),
+            "evaluate": _digest(canonical(params.model_dump(mode="json"))),
+        },
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -43,6 +43,9 @@ def reconstruct(
         typer.Option(help="average RCAN over changes of its input"),
     ] = "none",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is")] = None,
+    consistent: Annotated[
+        bool, typer.Option(help="put the measured lines back into RCAN's image; docs/trust.md says what that does")
+    ] = False,
     time: Annotated[bool, typer.Option(help="tell milliseconds per slice: batch 1, warm, reading included")] = False,
 ) -> None:
     """Reconstruct new scans: k-space to VarNet and GRAPPA, and their images to RCAN.
@@ -57,7 +60,7 @@ def reconstruct(
     from frost.reconstruction import load_models, reconstruct_folder, scores_table
 
     done = reconstruct_folder(
-        load_models(models, _device(device)), input, output, acceleration, center_fraction, ensemble, time
+        load_models(models, _device(device)), input, output, acceleration, center_fraction, ensemble, time, consistent
     )
     if done.rows:
         Console().print(scores_table(done))
@@ -264,6 +267,48 @@ def check(
     broken = [finding.rule for finding in findings if finding.state == "broken"]
     if broken:
         raise InputError(f"{len(broken)} of the rules of {challenge} broken: {'; '.join(broken)}")
+
+
+@app.command()
+def trust(
+    input: Annotated[Path, typer.Option(help="an h5 file, a folder of them, or an SNU tree")],
+    models: Annotated[Path, typer.Option(help="folder with varnet/ and rcan/")] = Path("models"),
+    acceleration: Annotated[float | None, typer.Option(help="mask fully sampled files at this R", min=1)] = None,
+    center_fraction: Annotated[float | None, typer.Option(help="share of centre lines in it", min=0, max=1)] = None,
+    foreground: Annotated[float, typer.Option(help="target above which a pixel is in the head")] = 2e-5,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: the best there is")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
+) -> None:
+    """How far RCAN's image is from the measured k-space, and whether VarNet and GRAPPA disagree where it is wrong.
+
+    The residual is ||M(F c) - y|| / ||y|| with VarNet's coil images scaled to RCAN's magnitude, so it depends on
+    VarNet's phase. `after projection`: the measured lines put back, and what that does to SSIM.
+
+    Example: frost trust --input data/simulated/test
+    """
+    import json
+
+    from frost.indexing import volumes_of
+    from frost.reader import VolumeReader
+    from frost.reconstruction import load_models, new_masks
+    from frost.trust import means, trust_table
+    from frost.trust import trust as ask
+
+    networks, failed = load_models(models, _device(device)), list[str]()
+    root, volumes = volumes_of(input, new_masks(networks, acceleration, center_fraction), failed)
+    rows = []
+    for volume in volumes:
+        try:
+            with VolumeReader(root, volume) as reader:
+                rows.append(ask(networks, reader, foreground).row)
+        except InputError as error:
+            failed.append(str(error))
+    if json_:
+        sys.stdout.write(json.dumps({"volumes": rows, "mean": means(rows)}, indent=1) + "\n")
+    else:
+        Console().print(trust_table(rows))
+    if failed:
+        raise InputError(f"{len(failed)} of the volumes could not be read: " + "; ".join(failed))
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from frost.checkpoint import load_config, load_network, network_digest
 from frost.classical import PrepareParams, classical_images
+from frost.consistency import consistent_image, varnet_coil_images
 from frost.ensemble import Ensemble, self_ensemble
 from frost.errors import InputError
 from frost.export import challenge_path, write_reconstruction
@@ -66,9 +67,12 @@ def load_models(folder: Path, device: torch.device) -> Models:
 
 @torch.no_grad()
 def reconstruct_volume(
-    models: Models, reader: VolumeReader, ensemble: Ensemble
+    models: Models, reader: VolumeReader, ensemble: Ensemble, consistent: bool = False
 ) -> dict[str, Float[np.ndarray, "slice y x"]]:
-    """Every image of a volume: zero_filled, grappa, varnet, rcan, and target where the file has or allows one."""
+    """Every image of a volume: zero_filled, grappa, varnet, rcan, and target where the file has or allows one.
+
+    `consistent`: the measured lines are put back into RCAN's image, see `frost.consistency`.
+    """
     channels = ["zero_filled", "grappa", *(["target"] if reader.volume.target != "none" else [])]
     classical = np.stack(list(classical_images(reader, models.prepare)), axis=1)
     images = dict(zip(channels, classical))
@@ -77,6 +81,12 @@ def reconstruct_volume(
     for i in range(reader.volume.n_slices):
         inputs = torch.from_numpy(input_channels(models.inputs, images, i))[None].to(models.device)
         rcan.append(self_ensemble(models.rcan, inputs, ensemble)[0].cpu().numpy())
+    if consistent:
+        mask, acs = reader.mask(), reader.centre_lines()
+        for i, image in enumerate(rcan):
+            measured = reader.kspace(i) * mask
+            coil_images = varnet_coil_images(models.varnet, models.device, measured, mask, acs)
+            rcan[i] = reader.crop(consistent_image(torch.from_numpy(image), coil_images, measured, mask)).numpy()
     images["rcan"] = np.stack(rcan)
     return images
 
@@ -104,6 +114,7 @@ def reconstruct_folder(
     center_fraction: float | None,
     ensemble: Ensemble,
     timed: bool = False,
+    consistent: bool = False,
 ) -> Done:
     """Write a challenge file into `output` for every volume of a file or folder; those that are there are left alone.
 
@@ -125,9 +136,9 @@ def reconstruct_folder(
         try:
             with VolumeReader(root, volume) as reader:
                 if timed and not done.rows:  # the first run of a network pays for what later ones find ready
-                    reconstruct_volume(models, reader, ensemble)
+                    reconstruct_volume(models, reader, ensemble, consistent)
                 started = time.perf_counter()
-                images = reconstruct_volume(models, reader, ensemble)
+                images = reconstruct_volume(models, reader, ensemble, consistent)
                 seconds = time.perf_counter() - started
         except InputError as error:
             done.failed.append(str(error))

@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from frost.checkpoint import network_digest, save_network
+from frost.checkpoint import load_network, network_digest, save_network
 from frost.classical import PrepareParams, write_images
 from frost.coils import expand, rss
 from frost.fourier import fft2c, ifft2c
 from frost.frozen import write_network_images
 from frost.image_networks.rcan import RCAN, RCANParams
 from frost.indexing import MaskParams, volumes_of
+from frost.kspace_networks import KSPACE_NETWORKS
 from frost.kspace_networks.varnet import VarNet, VarNetParams
 from frost.pairs import PairDataset
 from frost.shards import write_split
@@ -352,12 +353,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     grappa = {"kernel_lines": 2, "kernel_points": 3, "regularisation": 1e-2, "calibration": "slice"}
     prepare = PrepareParams.model_validate({"grappa": {"source": "computed", **grappa}})
     sizes = {"cascades": 2, "channels": 4, "pools": 2, "unshuffle": 1, "sens_channels": 2, "sens_pools": 2}
-    varnet = (
-        VarNet(VarNetParams(**sizes, sens_size=16, coils_at_once=None, checkpointing=False))
-        .eval()
-        .requires_grad_(False)
-    )
+    varnet = VarNet(VarNetParams(**sizes, sens_size=16, coils_at_once=None, checkpointing=False))
     save_network(root / "models" / "varnet", "varnet", varnet, trained_on=[])
+    varnet = load_network(root / "models" / "varnet", KSPACE_NETWORKS)
     digest = network_digest(root / "models" / "varnet")
     for split in ("train", "val", "test"):
         _, volumes = volumes_of(source / split, masks)

@@ -14,7 +14,7 @@ from frost.errors import InputError
 from frost.scores import score_folders
 from frost.tables import write_table
 
-COMMANDS = ("reconstruct", "score", "compare")
+COMMANDS = ("reconstruct", "score", "compare", "report", "export", "check")
 
 
 def frost(*words):

@@ -1,0 +1,109 @@
+"""What RCAN did to the measured data, and where its image should not be believed. Live, from k-space; no cache.
+
+The residual ||M(F c) - y|| / ||y|| tells how far an image is from what was measured (see `consistency` for the coil
+images c of RCAN), and means something beside that of VarNet and the share that noise alone explains.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Complex
+from rich.table import Table
+from torch import Tensor
+
+from frost.coils import rss
+from frost.consistency import project, residual, scale_coil_images, varnet_coil_images
+from frost.disagreement import disagreement_map, rank_correlation, smooth
+from frost.reader import VolumeReader
+from frost.reconstruction import Models, reconstruct_volume
+from frost.scores import BORDER, foreground_mask, ssim_maps
+
+#: rows of `trust_table`, in order: key of `Trust.row`, its name, digits
+COLUMNS = {
+    "residual_varnet": "residual of VarNet", "residual_rcan": "of RCAN", "residual_noise": "of noise alone",
+    "ssim_head": "SSIM in the head", "ssim_head_consistent": "after projection", "ssim_air": "SSIM outside",
+    "ssim_air_consistent": "after projection ", "spearman": "disagreement and error",
+    "spearman_brightness": "brightness and error",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trust:
+    """One volume: its numbers, and images (slice, y, x) for whoever wants to look."""
+
+    row: dict[str, Any]
+    images: dict[str, np.ndarray]
+
+
+@torch.no_grad()
+def trust(models: Models, reader: VolumeReader, threshold: float) -> Trust:
+    """Residuals, what a projection on the measured data would change, and whether disagreement foretells the error.
+
+    Scores need a target: without one they are not in the row. `threshold` is that of the foreground.
+    """
+    images: dict[str, np.ndarray] = reconstruct_volume(models, reader, "none")
+    mask = reader.mask()
+    residuals, projected = [], []
+    for i, rcan in enumerate(images["rcan"]):
+        measured = reader.kspace(i) * mask
+        varnet = varnet_coil_images(models.varnet, models.device, measured, mask, reader.centre_lines())
+        scaled = scale_coil_images(varnet, torch.from_numpy(rcan))
+        residuals.append(
+            (residual(varnet, measured, mask), residual(scaled, measured, mask), noise_share(measured, mask))
+        )
+        projected.append(reader.crop(rss(project(scaled, measured, mask))).numpy())
+    images |= {"consistent": np.stack(projected), "disagreement": disagreement_map(images["varnet"], images["grappa"])}
+    names = ("residual_varnet", "residual_rcan", "residual_noise")
+    row = {"volume": reader.volume.name, **dict(zip(names, np.mean(residuals, axis=0).tolist()))}
+    if "target" in images:
+        head = foreground_mask(images["target"], threshold)
+        row |= _against_target(images, head)
+    return Trust(row, images)
+
+
+def noise_share(measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, " x"]) -> float:
+    """What the residual of the true image would be: noise over signal and noise, from the ends of the readout.
+
+    There is next to no signal, and the median is not moved by what there is: of complex Gaussian noise it is ln 2
+    times the mean power. 0 for k-space that someone filtered.
+    """
+    rows = max(measured.shape[-2] // 16, 1)
+    lines = measured[..., mask]
+    power = torch.cat([lines[..., :rows, :], lines[..., -rows:, :]], -2).abs().square().flatten(1).median(
+        -1
+    ).values / math.log(2)
+    total = lines[0].numel() * power.sum()
+    return float((total / lines.abs().square().sum()).sqrt())
+
+
+def _against_target(images: dict[str, np.ndarray], head: Bool[np.ndarray, "slice y x"]) -> dict[str, float]:
+    """SSIM of RCAN before and after the projection, inside the head and outside; rank correlations with its error."""
+    target, maximum = images["target"], float(images["target"].max())
+    inside = head[:, BORDER:-BORDER, BORDER:-BORDER]
+    row = {}
+    for image, suffix in (("rcan", ""), ("consistent", "_consistent")):
+        maps = ssim_maps(target, images[image], maximum)
+        row[f"ssim_head{suffix}"] = float(maps[inside].mean(dtype=np.float64)) if inside.any() else math.nan
+        row[f"ssim_air{suffix}"] = float(maps[~inside].mean(dtype=np.float64)) if not inside.all() else math.nan
+    error = smooth(images["rcan"] - target)
+    row["spearman"] = rank_correlation(images["disagreement"], error, head)
+    row["spearman_brightness"] = rank_correlation(smooth(images["varnet"]), error, head)
+    return row
+
+
+def trust_table(rows: list[dict[str, Any]]) -> Table:
+    """A line a volume and one of means."""
+    columns = [column for column in COLUMNS if any(column in row for row in rows)]
+    table = Table("volume", *(COLUMNS[column] for column in columns), title="What RCAN did to the measured data")
+    for row in [*rows, {"volume": "mean", **means(rows)}] if len(rows) > 1 else rows:
+        table.add_row(row["volume"], *(f"{row[column]:.4f}" if column in row else "" for column in columns))
+    return table
+
+
+def means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of every number, over the volumes that have it."""
+    found = {column: [row[column] for row in rows if math.isfinite(row.get(column, math.nan))] for column in COLUMNS}
+    return {column: float(np.mean(values)) for column, values in found.items() if values}

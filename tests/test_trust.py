@@ -1,0 +1,87 @@
+"""What was done to the measured data: residuals and projections whose values are known."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from frost.cli import app
+from frost.coils import expand, rss
+from frost.consistency import project, residual, scale_coil_images
+from frost.fourier import fft2c, ifft2c
+from frost.indexing import volumes_of
+from frost.reader import VolumeReader
+from frost.reconstruction import load_models, reconstruct_volume
+from frost.trust import noise_share, trust
+
+
+@pytest.fixture
+def coil_images(phantom, sens_maps):
+    return expand(phantom, sens_maps)
+
+
+def test_the_truth_has_no_residual_and_an_empty_image_has_1(coil_images, kspace, mask):
+    measured = kspace * mask
+    assert residual(coil_images, measured, mask) < 1e-6
+    assert residual(0 * coil_images, measured, mask) == pytest.approx(1)
+    assert residual(1.1 * coil_images, measured, mask) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_scaled_coil_images_have_the_magnitude_that_is_asked_for_and_vanish_nowhere_else(coil_images):
+    wanted = 2 * rss(coil_images)[8:40, 6:38]
+    scaled = scale_coil_images(coil_images, wanted)
+    torch.testing.assert_close(rss(scaled)[8:40, 6:38], wanted, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(scaled[:, :8], coil_images[:, :8])
+    torch.testing.assert_close(scaled[:, :, 38:], coil_images[:, :, 38:])
+    inside = (slice(None), slice(8, 40), slice(6, 38))
+    torch.testing.assert_close(scaled[inside], 2 * coil_images[inside], rtol=1e-5, atol=1e-7)
+
+
+def test_a_magnitude_wider_than_the_frame_loses_its_margin_and_an_empty_pixel_stays_empty(coil_images):
+    scaled = scale_coil_images(coil_images, torch.ones(60, 60))
+    there = rss(coil_images) > 1e-6
+    torch.testing.assert_close(rss(scaled)[there], torch.ones_like(rss(scaled)[there]), rtol=1e-4, atol=1e-5)
+    assert not scale_coil_images(torch.zeros_like(coil_images), torch.ones(60, 60)).any()
+
+
+def test_a_projection_restores_what_was_measured_and_leaves_the_rest(coil_images, kspace, mask):
+    measured, wrong = kspace * mask, coil_images.roll(1, -1)
+    fixed = project(wrong, measured, mask)
+    assert residual(fixed, measured, mask) < 1e-6
+    torch.testing.assert_close(fft2c(fixed)[..., ~mask], fft2c(wrong)[..., ~mask], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(project(fixed, measured, mask), fixed, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_share_is_the_residual_of_the_truth():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.zeros(4, 256, 64, dtype=torch.complex64)
+    image[:, 64:192, 16:48] = torch.hann_window(128)[:, None] * torch.hann_window(32)  # smooth: no signal far out
+    noise = 0.02 * torch.randn(image.shape, generator=generator, dtype=torch.complex64)
+    mask = torch.arange(64) % 3 == 0
+    measured = (fft2c(image) + noise) * mask
+    assert noise_share(measured, mask) == pytest.approx(residual(image, measured, mask), rel=0.05)
+    assert noise_share(fft2c(ifft2c(measured)) * 0 + (mask * fft2c(image)), mask) < 1e-3
+
+
+def test_a_volume_live(workspace):
+    models = load_models(workspace.root / "models", torch.device("cpu"))
+    root, volumes = volumes_of(workspace.root / "data" / "source" / "test", workspace.masks)
+    with VolumeReader(root, volumes[0]) as reader:
+        found, live = trust(models, reader, 2e-5), reconstruct_volume(models, reader, "none")
+        projected = reconstruct_volume(models, reader, "none", consistent=True)["rcan"]
+    np.testing.assert_array_equal(found.images["rcan"], live["rcan"])
+    np.testing.assert_array_equal(found.images["consistent"], projected)
+    assert np.abs(projected - live["rcan"]).max() > 1e-3 * live["target"].max()
+    assert 0 < found.row["residual_noise"] < found.row["residual_varnet"] < found.row["residual_rcan"] < 2
+    assert all(math.isfinite(found.row[key]) for key in ("ssim_head", "ssim_head_consistent", "spearman"))
+
+
+def test_the_command(workspace):
+    words = ["trust", "--input", workspace.root / "data" / "source" / "test", "--models", workspace.root / "models"]
+    done = CliRunner().invoke(app, [*map(str, words), "--device", "cpu", "--json"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert [row["volume"] for row in found["volumes"]] == ["file1004", "file1005"]
+    assert found["mean"]["residual_rcan"] == np.mean([row["residual_rcan"] for row in found["volumes"]])

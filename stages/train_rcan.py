@@ -1,4 +1,4 @@
-"""Stage `train_rcan`: the network of stage 2, from the cached pair of images to a better one. Never k-space, never VarNet."""
+"""Stage `train_rcan`: the network of stage 2, from the cached images to a better one. Never k-space, never VarNet."""
 
 import hashlib
 from functools import partial

@@ -1,0 +1,82 @@
+"""How stages start and end: one error line, several processes, and nobody left behind."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from frost.errors import InputError
+from frost.launch import run, summary
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_an_input_error_is_one_line_and_a_bug_a_traceback():
+    def fail(error):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: fail(InputError("scan.h5: is damaged")))
+    assert ended.value.code == "error: scan.h5: is damaged"
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(lambda: fail(RuntimeError("a bug")))
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: fail(KeyboardInterrupt()))
+    assert ended.value.code == 130
+
+
+def test_a_summary_is_one_line_of_the_first_process(capsys, monkeypatch):
+    with summary("prepare") as says:
+        says |= {"volumes": 3, "": "nothing new"}
+    monkeypatch.setenv("RANK", "1")
+    with summary("prepare") as says:
+        says["volumes"] = 3
+    assert capsys.readouterr().out == "prepare: 3 volumes, nothing new\n"
+
+
+WORK = """
+import time
+from frost.launch import end_if_orphaned
+print("at work", flush=True)
+while True:
+    end_if_orphaned()
+    time.sleep(0.05)
+"""
+
+
+def test_a_stage_ends_when_the_one_behind_its_shell_and_launcher_is_killed(tmp_path):
+    """dvc -> sh -c -> a launcher of stages -> the stage: kill -9 of the first ends the last."""
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").touch()
+    (tmp_path / "stages" / "work.py").write_text(WORK)
+    launcher = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-m', 'stages.work']))"
+    (tmp_path / "stages" / "launcher.py").write_text(launcher)
+    like_dvc = tmp_path / "like_dvc.py"
+    like_dvc.write_text(f"import subprocess; subprocess.call('{sys.executable} -m stages.launcher; true', shell=True)")
+    process = subprocess.Popen(
+        [sys.executable, like_dvc], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"at work\n"
+    started = psutil.Process(process.pid).children(recursive=True)
+    assert len(started) == 3
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    end = time.monotonic() + 30
+    while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in started):
+        assert time.monotonic() < end, started
+        time.sleep(0.05)
+
+
+def test_params_of_torchrun_start_ranks_whose_error_is_told_once_each(tmp_path):
+    """Two ranks of a stage without params.yaml: its own line, not torchrun's thirty."""
+    command = [sys.executable, "-m", "stages.prepare", "--index", "i", "--source", "s", "--images", "o"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PET_NPROC_PER_NODE": "2", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    lines = set(done.stderr.splitlines())
+    assert lines == {"error: params.yaml: no such file; run from the folder that holds it"}

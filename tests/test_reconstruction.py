@@ -42,11 +42,11 @@ def test_live_images_are_the_cached_ones(workspace, models):
         for image in ("zero_filled", "grappa", "target"):
             np.testing.assert_array_equal(live[image], cached[image])
         # The convolution library may choose another kernel for the same weights at another address.
-        np.testing.assert_allclose(live["varnet"], cached["varnet"], rtol=0, atol=1e-6 * cached["target"].max())
+        np.testing.assert_allclose(live["varnet"], cached["varnet"], rtol=0, atol=1e-5 * cached["target"].max())
         rcan = load_network(workspace.root / "models" / "rcan", IMAGE_NETWORKS)
         places = [i for i, name in enumerate(n for n in pairs.names for _ in range(2)) if name == volume.name]
         batch = torch.stack([pairs[i]["inputs"] for i in places])
-        np.testing.assert_allclose(live["rcan"], rcan(batch).numpy(), rtol=0, atol=1e-6 * cached["target"].max())
+        np.testing.assert_allclose(live["rcan"], rcan(batch).numpy(), rtol=0, atol=1e-5 * cached["target"].max())
         assert np.abs(live["rcan"] - live["varnet"]).max() > 0.01 * live["varnet"].max(), "a network that does nothing"
 
 

@@ -15,9 +15,7 @@ INSIDE = FRAME.model_copy(update={"region": "foreground"})
 def pair():
     random = np.random.default_rng(0)
     y, x = np.mgrid[-1:1:64j, -1:1:72j]
-    target = ((y / 0.8) ** 2 + (x / 0.6) ** 2 < 1) * (3e-4 + 1e-4 * np.sin(9 * x)) + 1e-6 * random.random(
-        (2, 64, 72)
-    )
+    target = ((y / 0.8) ** 2 + (x / 0.6) ** 2 < 1) * (3e-4 + 1e-4 * np.sin(9 * x)) + 1e-6 * random.random((2, 64, 72))
     return target.astype(np.float32), (target + 2e-5 * random.normal(size=target.shape)).astype(np.float32)
 
 
@@ -51,9 +49,7 @@ def test_the_foreground_ssim_differs_from_the_metrics_by_its_rim_alone(pair):
 @pytest.mark.parametrize("params", [FRAME, INSIDE, FRAME.model_copy(update={"l1": 0.5})])
 def test_the_right_answer_costs_nothing_and_a_wrong_one_does(pair, params):
     output, target, maximum = tensors(pair)
-    torch.testing.assert_close(
-        reconstruction_loss(target, target, maximum, params), torch.zeros(2), atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(reconstruction_loss(target, target, maximum, params), torch.zeros(2), atol=1e-5, rtol=0)
     assert (reconstruction_loss(output, target, maximum, params) > 0.01).all()
 
 

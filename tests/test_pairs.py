@@ -61,9 +61,7 @@ def test_an_item_is_what_the_caches_hold(caches):
         assert (item["name"], item["slice"], item["index"], item["patient"]) == (name, i, index, name[:4])
         assert item["inputs"].dtype == torch.float32 and item["inputs"].shape == (2, *VOLUMES[name][1:])
         assert item["inputs"][:, 0, 0].tolist() == [value(name, "varnet", i), value(name, "grappa", i)]
-        assert item["target"].shape == VOLUMES[name][1:] and item["target"].unique() == value(
-            name, "target", i
-        )
+        assert item["target"].shape == VOLUMES[name][1:] and item["target"].unique() == value(name, "target", i)
         assert pairs.shapes[index] == VOLUMES[name][1:]
         np.testing.assert_array_equal(pairs.inputs(name, i), item["inputs"])
     with pytest.raises(IndexError):
@@ -137,9 +135,7 @@ def test_caches_of_two_different_scans(caches, changes, message):
 def test_a_volume_that_only_one_cache_has(caches, lacking):
     (caches[lacking] / "brain2").rename(caches[lacking].parent / "aside")
     write_split(caches[lacking])
-    with pytest.raises(
-        InputError, match=f"{caches[1 - lacking]}/brain2: this volume is not in {caches[lacking]}"
-    ):
+    with pytest.raises(InputError, match=f"{caches[1 - lacking]}/brain2: this volume is not in {caches[lacking]}"):
         PairDataset(*caches, ["varnet"])
 
 
@@ -201,14 +197,10 @@ shape_lists = st.lists(st.sampled_from([(8, 6), (10, 8), (8, 8)]), min_size=1, m
 @settings(max_examples=60, deadline=None)
 @given(shape_lists, st.integers(1, 5), st.integers(0, 9), st.integers(1, 4), st.booleans())
 def test_every_slice_once_an_epoch_in_batches_of_one_shape(shapes, size, epoch, world, shuffle):
-    ranks = [
-        ShapeBatches(shapes, size, seed=1, shuffle=shuffle, rank=rank, world=world) for rank in range(world)
-    ]
+    ranks = [ShapeBatches(shapes, size, seed=1, shuffle=shuffle, rank=rank, world=world) for rank in range(world)]
     for rank in ranks:
         rank.set_epoch(epoch)
-    assert (
-        len({len(list(rank)) for rank in ranks} | {len(rank) for rank in ranks}) == 1
-    )  # as many steps in each
+    assert len({len(list(rank)) for rank in ranks} | {len(rank) for rank in ranks}) == 1  # as many steps in each
     seen = []
     for step, batches in enumerate(zip(*ranks)):
         assert len({shapes[i] for batch in batches for i in batch}) == 1

@@ -111,9 +111,8 @@ def prepare(folder: Path, processes: int) -> float:
     """Seconds of stage `prepare`'s work, from when the first process is ready to the finished split."""
     scans = folder / "scans"
     if not scans.exists():
-        (scans / "multicoil_train").mkdir(parents=True)
         for i in range(40):
-            write_scan(scans / "multicoil_train" / f"v{i}.h5", i)
+            write_scan(scans / f"multicoil_{('test', 'val', 'train')[min(i, 2)]}" / f"v{i}.h5", i)
     sections = YAML(typ="safe").load(Path("params.yaml").read_text())
     index = IndexParams(**sections["index"] | {"source": str(scans)})
     volumes = [volume for split in build_index(index, None).values() for volume in split]
@@ -127,6 +126,7 @@ def prepare(folder: Path, processes: int) -> float:
 
 def write_scan(file: Path, seed: int) -> None:
     """Noise in fastMRI's layout: GRAPPA takes as long over it as over a head."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     shape = (SLICES, COILS, SIZE, SIZE)
     with h5py.File(file, "w") as h5:

@@ -236,6 +236,12 @@ def test_swapped_entries_are_noticed(entry, store):
         store.take("varnet", KEY)
 
 
+def test_an_entry_of_another_schema_is_refused(entry, store, monkeypatch):
+    monkeypatch.setattr("frost.store.SCHEMA", 2)
+    with pytest.raises(InputError, match=rf"varnet/{KEY}: manifest.json is of another schema than 2"):
+        store.take("varnet", KEY)
+
+
 def test_repair_makes_new_files(entry, store, tmp_path):
     """The damaged inode, which an out may share, is left as it is."""
     store.link(entry, tmp_path / "out")

@@ -38,9 +38,7 @@ AIM = "training from the cache within 3 % of training from memory"
 
 def main(argv: list[str] | None = None) -> None:
     """Print every figure, then one line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="more rounds")
     full = parser.parse_args(argv).full
     rounds, n_steps = (11, 40) if full else (3, 8)
@@ -69,9 +67,7 @@ def main(argv: list[str] | None = None) -> None:
                 "aim": AIM,
                 "threads": torch.get_num_threads(),
                 **trained,
-                "others_us": {
-                    name: value for name, value in single.items() if name not in ("frost", "numpy memmap")
-                },
+                "others_us": {name: value for name, value in single.items() if name not in ("frost", "numpy memmap")},
                 "zarr_version": zarr.__version__,
                 "h5py_version": h5py.__version__,
                 "items_a_second": loaded,
@@ -141,9 +137,7 @@ class Unchecked(Dataset[dict[str, Any]]):
         v, i = divmod(index, N_SLICES)
         if v not in self.opened:
             file = self.files[v]
-            self.opened[v] = (
-                np.load(file, mmap_mode="r") if file.suffix == ".npy" else h5py.File(file)["images"]
-            )
+            self.opened[v] = np.load(file, mmap_mode="r") if file.suffix == ".npy" else h5py.File(file)["images"]
         images = self.opened[v]
         item = {"inputs": torch.from_numpy(np.stack([images[i, 2], images[i, 0]]))}
         item["target"] = torch.from_numpy(np.array(images[i, 1]))
@@ -177,10 +171,7 @@ def time_loaders(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
                 n_read = sum(len(batch["index"]) for batch in loader)
                 rates[name].append(n_read / (time.perf_counter() - start))
         result[f"{workers} workers"] = {name: statistics.median(values) for name, values in rates.items()}
-        print(
-            f"{workers} workers: "
-            + ", ".join(f"{k} {v:.0f}/s" for k, v in result[f"{workers} workers"].items())
-        )
+        print(f"{workers} workers: " + ", ".join(f"{k} {v:.0f}/s" for k, v in result[f"{workers} workers"].items()))
     return result
 
 
@@ -211,13 +202,9 @@ def time_training(folder: Path, n_steps: int) -> dict[str, float]:
         return time.perf_counter() - start, read - start
 
     from_cache, from_memory = iter(DataLoader(pairs, batch_sampler=chosen)), iter(resident)
-    times = np.array(
-        [(step(from_cache), step(from_memory)) for _ in range(len(chosen))][2:]
-    )  # after warming up
+    times = np.array([(step(from_cache), step(from_memory)) for _ in range(len(chosen))][2:])  # after warming up
     (cache, reading), (memory, _) = 1e3 * np.median(times, axis=0)
-    print(
-        f"training: {cache:.1f} ms a step from the cache, {reading:.1f} reading; {memory:.1f} ms from memory"
-    )
+    print(f"training: {cache:.1f} ms a step from the cache, {reading:.1f} reading; {memory:.1f} ms from memory")
     return {"throughput_ratio": memory / cache, "reading_share": reading / cache, "step_ms": memory}
 
 

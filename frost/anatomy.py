@@ -87,17 +87,13 @@ class SmoothField:
         return total * np.float32(self.deviation * np.sqrt(2 / len(self.phases)))
 
 
-def smooth_field(
-    rng: np.random.Generator, wavelength: float, deviation: float, n_waves: int = 6
-) -> SmoothField:
+def smooth_field(rng: np.random.Generator, wavelength: float, deviation: float, n_waves: int = 6) -> SmoothField:
     """Draw a field whose waves are `wavelength` mm long, give or take a third."""
     directions = rng.normal(size=(n_waves, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     lengths = wavelength * rng.uniform(0.67, 1.33, size=(n_waves, 1))
     phases = rng.uniform(0, 2 * np.pi, n_waves)
-    return SmoothField(
-        (2 * np.pi * directions / lengths).astype(np.float32), phases.astype(np.float32), deviation
-    )
+    return SmoothField((2 * np.pi * directions / lengths).astype(np.float32), phases.astype(np.float32), deviation)
 
 
 def plane_points(fov: float, size: int, height: float) -> Array:
@@ -167,9 +163,7 @@ def _distances(brain: NDArray[np.bool_]) -> tuple[Array, Array]:
     def upsample(coarse_map: NDArray[np.float64]) -> Array:
         grid = [(np.arange(n) - 0.5) / 2 for n in brain.shape]
         fine = coarse_map.astype(np.float32)
-        for axis, where in enumerate(
-            grid
-        ):  # linear, one axis after the other: far quicker than all three at once
+        for axis, where in enumerate(grid):  # linear, one axis after the other: far quicker than all three at once
             low = np.clip(np.floor(where).astype(int), 0, fine.shape[axis] - 2)
             weight = np.clip(where - low, 0, 1).astype(np.float32)
             weight = weight.reshape([-1 if i == axis else 1 for i in range(3)])
@@ -191,9 +185,7 @@ class Subject:
     build: tuple[SmoothField, ...]  # three components of a smooth warp of the head, mm
     folds: tuple[SmoothField, ...]  # and of a finer one of the brain alone
     atrophy: float  # how much fluid wins where it competes with brain
-    layers: tuple[
-        tuple[float, SmoothField], ...
-    ]  # mean thickness (mm) of fluid, skull, scalp, and its variation
+    layers: tuple[tuple[float, SmoothField], ...]  # mean thickness (mm) of fluid, skull, scalp, and its variation
     base: SmoothField  # marrow against bone in the skull's base
     lesions: NDArray[np.float64]  # (lesion, 4): centre and radius, mm
     vessels: NDArray[np.float64]  # (point, 4): place and radius, mm
@@ -288,15 +280,11 @@ def tissue_fractions(subject: Subject, template: Template, built: Array, hull: A
     fluid = np.clip(1 - grey - white, 0, 1)
     shares = np.stack([grey**2, white**2, subject.atrophy * fluid**2]) + 1e-6
     grey, white, fluid = cavity * shares / shares.sum(axis=0)
-    base = fluid * (
-        1 - _within(template.sample("brain_distance", points), 5.0)
-    )  # no brain near: the skull's base
+    base = fluid * (1 - _within(template.sample("brain_distance", points), 5.0))  # no brain near: the skull's base
     marrow_in_base = np.clip(0.5 + 0.6 * subject.base(points), 0, 1)
 
     lesion = white * _lesion_share(subject, points)
-    vessel = np.clip(_vessel_share(subject, points, hull) + _sinus_share(built, hull), 0, 1) * (
-        grey + white + fluid
-    )
+    vessel = np.clip(_vessel_share(subject, points, hull) + _sinus_share(built, hull), 0, 1) * (grey + white + fluid)
     remaining = 1 - vessel / np.maximum(grey + white + fluid, 1e-6)
 
     diploe = _within(hull, edges[1] - 1.6) - _within(hull, edges[0] + 1.6)
@@ -374,12 +362,8 @@ def tissue_signals(rng: np.random.Generator, contrast: str) -> Array:
     t1, t2, density = (value * rng.normal(1, 0.03, value.shape) for value in (t1, t2, density))
     recovered = 1 - np.exp(-repetition / t1)
     if contrast == "AXFLAIR":
-        inversion = t1[TISSUES.index("fluid")] * np.log(
-            2 / (1 + np.exp(-repetition / 4000.0))
-        )  # nulls the fluid
-        recovered = np.abs(
-            1 - 2 * np.exp(-inversion * rng.uniform(0.93, 1.0) / t1) + np.exp(-repetition / t1)
-        )
+        inversion = t1[TISSUES.index("fluid")] * np.log(2 / (1 + np.exp(-repetition / 4000.0)))  # nulls the fluid
+        recovered = np.abs(1 - 2 * np.exp(-inversion * rng.uniform(0.93, 1.0) / t1) + np.exp(-repetition / t1))
     signal = density * recovered * np.exp(-echo / t2)
     # Fresh blood flows into a T1-weighted slice and is bright; it has left before a late echo.
     vessel = 1.25 * signal[TISSUES.index("white")] if contrast == "AXT1" else 0.02
@@ -440,9 +424,7 @@ class HeadFile:
 def list_heads(folder: Path) -> list[HeadFile]:
     """Every *.nii and *.nii.gz of a folder in natural order (S2 before S10)."""
     heads = [_head_file(file) for file in _nifti_files(folder)]
-    heads.sort(
-        key=lambda head: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", head.name)]
-    )
+    heads.sort(key=lambda head: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", head.name)])
     names = [head.name for head in heads]
     for name in names:
         if names.count(name) > 1:
@@ -477,9 +459,7 @@ def load_head(file: Path) -> tuple[Array, Array]:
     except (ImageFileError, OSError, EOFError, ValueError) as error:
         raise InputError(f"{file}: not a readable NIfTI file: {' '.join(str(error).split())}") from None
     if volume.ndim != 3 or min(volume.shape) < 8:
-        raise InputError(
-            f"{file}: has shape {volume.shape}; a head is a 3-D volume of at least 8 voxels a side"
-        )
+        raise InputError(f"{file}: has shape {volume.shape}; a head is a 3-D volume of at least 8 voxels a side")
     if not np.isfinite(volume).all() or volume.max() <= 0:
         raise InputError(f"{file}: a head's intensities are finite and some are above zero")
     return np.maximum(volume, 0), voxel
@@ -536,9 +516,7 @@ def head_planes(volume: Array, voxel: Array, n_slices: int, fov: float, size: in
             indices[:2] += np.array(middle, np.float32)[:, None, None]
             signal[i] += ndimage.map_coordinates(volume * soft, indices, order=1) / N_THIN
             head[i] += ndimage.map_coordinates(soft, indices, order=1) / N_THIN
-    return Planes(
-        signal / max(float(signal.max()), 1e-12), head, heights + np.float32(sum(DEPTHS) / 2 + 20 - crown)
-    )
+    return Planes(signal / max(float(signal.max()), 1e-12), head, heights + np.float32(sum(DEPTHS) / 2 + 20 - crown))
 
 
 def _extent(mask: NDArray[np.bool_], axis: int) -> tuple[int, int]:

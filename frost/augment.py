@@ -1,7 +1,7 @@
 """Random changes of image pairs while they are loaded: the same change for the inputs and the target.
 
-Every draw is a function of (seed, epoch, slice). So it depends neither on the number of workers or processes nor on where an
-interrupted training went on.
+Every draw is a function of (seed, epoch, slice). So it depends neither on the number of workers or processes nor on
+where an interrupted training went on.
 """
 
 from typing import Any

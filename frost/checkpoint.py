@@ -24,9 +24,7 @@ def chosen(table: Mapping[str, type[Any]], choice: NamedParams, where: str) -> t
     return table[choice.name]
 
 
-def build(
-    table: Mapping[str, type[Any]], choice: NamedParams, *sizes: int, where: str = "network"
-) -> nn.Module:
+def build(table: Mapping[str, type[Any]], choice: NamedParams, *sizes: int, where: str = "network") -> nn.Module:
     """The network that `choice.name` stands for in `table`, from the rest of `choice`, with fresh weights.
 
     `sizes` are what the data and not the params decide (the number of input images of stage 2).
@@ -36,9 +34,7 @@ def build(
     return built
 
 
-def save_network(
-    folder: Path, name: str, network: nn.Module, sizes: tuple[int, ...] = (), **facts: object
-) -> None:
+def save_network(folder: Path, name: str, network: nn.Module, sizes: tuple[int, ...] = (), **facts: object) -> None:
     """Write `network` and the `facts` that its users need (how inputs were made, which volumes it saw)."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
@@ -54,9 +50,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError:
-        raise InputError(
-            f"{file}: no such file; a trained network is a folder of {CONFIG} and {WEIGHTS}"
-        ) from None
+        raise InputError(f"{file}: no such file; a trained network is a folder of {CONFIG} and {WEIGHTS}") from None
     except ValueError as error:
         raise InputError(f"{file}: not JSON: {error}") from None
     if not isinstance(config, dict) or not {"name", "params", "sizes"} <= config.keys():
@@ -73,9 +67,7 @@ def load_network(folder: Path, table: Mapping[str, type[Any]]) -> nn.Module:
     try:
         network.load_state_dict(load_file(folder / WEIGHTS), strict=True, assign=True)
     except (FileNotFoundError, SafetensorError, RuntimeError) as error:
-        raise InputError(
-            f"{folder / WEIGHTS}: not the weights of this network: {first_line(error)}"
-        ) from None
+        raise InputError(f"{folder / WEIGHTS}: not the weights of this network: {first_line(error)}") from None
     return network.eval().requires_grad_(False)
 
 
@@ -88,16 +80,12 @@ def first_line(error: BaseException) -> str:
 def network_digest(folder: Path) -> str:
     """sha256 of what a network computes: its weights, its name and its params. Not of the facts beside them."""
     config = load_config(folder)
-    digest = hashlib.sha256(
-        json.dumps([config[key] for key in ("name", "params", "sizes")], sort_keys=True).encode()
-    )
+    digest = hashlib.sha256(json.dumps([config[key] for key in ("name", "params", "sizes")], sort_keys=True).encode())
     try:
         with (folder / WEIGHTS).open("rb") as weights:
             digest.update(hashlib.file_digest(weights, "sha256").digest())
     except FileNotFoundError:
-        raise InputError(
-            f"{folder / WEIGHTS}: no such file; the stage that trains the network makes it"
-        ) from None
+        raise InputError(f"{folder / WEIGHTS}: no such file; the stage that trains the network makes it") from None
     return digest.hexdigest()
 
 

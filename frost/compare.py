@@ -72,9 +72,7 @@ def _read_revision(name: str, repo: Path, path: str) -> str:
         text = dvc.api.read(path, repo=str(repo), rev=None if name == "workspace" else name)
     except (DvcException, SCMError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(
-            f"{name}: cannot read {path} (is the revision right, is it pulled?): {reason}"
-        ) from None
+        raise InputError(f"{name}: cannot read {path} (is the revision right, is it pulled?): {reason}") from None
     return text if isinstance(text, str) else text.decode("utf-8")
 
 
@@ -207,9 +205,7 @@ def bootstrap_interval(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple
     generator = np.random.default_rng(seed)
     n = len(sums)
     means = []
-    for _ in range(
-        0, N_RESAMPLES, 1000
-    ):  # a thousand at a time: memory stays small with thousands of patients
+    for _ in range(0, N_RESAMPLES, 1000):  # a thousand at a time: memory stays small with thousands of patients
         draws = generator.multinomial(n, np.full(n, 1 / n), size=1000)
         means.append(draws @ sums / (draws @ counts))
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
@@ -231,9 +227,7 @@ def seed_spread(runs: Sequence[Run], metric: str, image: str, split: str) -> dic
     families = [family for family in _families(runs, split) if len(family) > 1]
     squares, freedom = 0.0, 0
     for family in families:
-        tables = [
-            {_key(row): float(row[metric]) for row in _scores(run, metric, image, split)} for run in family
-        ]
+        tables = [{_key(row): float(row[metric]) for row in _scores(run, metric, image, split)} for run in family]
         shared = sorted(set.intersection(*(set(table) for table in tables)))
         if shared:
             means = np.array([np.mean([table[key] for key in shared]) for table in tables])
@@ -303,9 +297,7 @@ def _scores(run: Run, metric: str, image: str, split: str) -> list[Row]:
     rows = [row for row in run.rows if row["image"] == image and row["split"] == split]
     if not rows:
         there = sorted({f"{row['split']}/{row['image']}" for row in run.rows})
-        raise InputError(
-            f"{run.name}: no slice of {split}/{image}; there are {', '.join(there) or 'no rows at all'}"
-        )
+        raise InputError(f"{run.name}: no slice of {split}/{image}; there are {', '.join(there) or 'no rows at all'}")
     keys = [_key(row) for row in rows]
     if len(set(keys)) < len(keys):
         twice = next(key for key, same in itertools.groupby(sorted(keys)) if len(list(same)) > 1)
@@ -409,9 +401,7 @@ def _markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> s
 
 def _terminal_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
     # Text, not str: names of volumes and revisions are no markup.
-    table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i > 0)
     for line in lines:

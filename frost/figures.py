@@ -119,9 +119,7 @@ def choose_slices(
     both = sorted(set(scores[image]) & set(scores[baseline]))
     gains = sorted(both, key=lambda key: (scores[image][key] - scores[baseline][key], key))
     chosen = {"Best": ranked[-1]}
-    chosen["Median"] = next(
-        (key for key in ranked[(len(ranked) - 1) // 2 :] if key not in chosen.values()), ranked[0]
-    )
+    chosen["Median"] = next((key for key in ranked[(len(ranked) - 1) // 2 :] if key not in chosen.values()), ranked[0])
     for title, order in (("Worst", ranked), ("Worst regression", gains)):
         free = [key for key in order if key not in chosen.values()]
         if free:
@@ -130,9 +128,7 @@ def choose_slices(
     return chosen
 
 
-def worst_patch(
-    image: Float[np.ndarray, "y x"], target: Float[np.ndarray, "y x"], size: int
-) -> tuple[slice, slice]:
+def worst_patch(image: Float[np.ndarray, "y x"], target: Float[np.ndarray, "y x"], size: int) -> tuple[slice, slice]:
     """The square of `size` pixels, inside the frame, where `image` has the greatest squared error."""
     size = min(size, *target.shape)
     error = uniform_filter((image.astype(np.float64) - target) ** 2, size, mode="constant")
@@ -181,13 +177,9 @@ def _draw_example(
     gap = 0.02 * cell
     aspect = _aspect(example)
     figure.text(gap / WIDTH, (top - 0.05) / total, example.title, weight="bold", size=8, va="top")
-    figure.text(
-        1 - gap / WIDTH, (top - 0.06) / total, example.caption, size=7, va="top", ha="right", color="#555555"
-    )
+    figure.text(1 - gap / WIDTH, (top - 0.06) / total, example.caption, size=7, va="top", ha="right", color="#555555")
     top -= 0.22
-    patch = worst_patch(
-        example.images[names[-1]], example.target, max(16, round(max(example.target.shape) / 5))
-    )
+    patch = worst_patch(example.images[names[-1]], example.target, max(16, round(max(example.target.shape) / 5)))
     white = _quantile(example.target, 0.998)
     grey = {"cmap": GREY, "vmin": 0, "vmax": white}
 
@@ -211,16 +203,12 @@ def _draw_example(
         axes = panel(column, 0.0, 0.0, 1.0, image, **grey)
         axes.add_patch(_outline(patch))
         if name in example.ssim:
-            axes.text(
-                0.03, 0.03, f"{example.ssim[name]:.4f}", transform=axes.transAxes, color="white", size=7
-            )
+            axes.text(0.03, 0.03, f"{example.ssim[name]:.4f}", transform=axes.transAxes, color="white", size=7)
         panel(column, 0.5, 1.0, 0.5, image[patch], **grey)
         if name != "target":
             error = panel(column, 0.0, 1.0, 0.5, _error(example, name), cmap=HOT, vmin=0, vmax=top_error)
             error.add_patch(_outline(patch))
-    _draw_error_scale(
-        figure, (len(names) * cell + gap / 2, top - 1.5 * aspect * cell), cell, aspect, total, top_error
-    )
+    _draw_error_scale(figure, (len(names) * cell + gap / 2, top - 1.5 * aspect * cell), cell, aspect, total, top_error)
 
 
 def _draw_error_scale(
@@ -341,17 +329,13 @@ def ssim_by_position(rows: Sequence[Row], file: Path, split: str = "test") -> No
     n_bins = min(max((int(row["n_slices"]) for row in rows), default=1), 12)
     with matplotlib.rc_context(STYLE):
         figure = _figure(2.9)
-        grid = figure.add_gridspec(
-            1, len(metrics), left=0.065, right=0.985, bottom=0.09, top=0.83, wspace=0.06
-        )
+        grid = figure.add_gridspec(1, len(metrics), left=0.065, right=0.985, bottom=0.09, top=0.83, wspace=0.06)
         handles: dict[str, Any] = {}
         limits = _limits(rows, split, metrics)
         for column, metric in enumerate(metrics):
             axes = figure.add_subplot(grid[column])
             for image in images:
-                places, low, mean, high = _by_bin(
-                    [row for row in rows if row["image"] == image], metric, n_bins
-                )
+                places, low, mean, high = _by_bin([row for row in rows if row["image"] == image], metric, n_bins)
                 axes.fill_between(places, low, high, color=to_rgba(_colour(image), 0.13), lw=0)
                 (handles[_label(image)],) = axes.plot(places, mean, color=_colour(image), marker="o", ms=2.5)
             axes.set_title(METRICS[metric])
@@ -363,9 +347,7 @@ def ssim_by_position(rows: Sequence[Row], file: Path, split: str = "test") -> No
             axes.set_xticks([0, 0.5, 1], ["first slice", "middle", "last slice"])
             for label, side in zip(axes.get_xticklabels(), SIDES):
                 label.set_horizontalalignment(side)
-        figure.legend(
-            handles.values(), handles.keys(), loc="upper center", ncols=len(handles), handlelength=1.4
-        )
+        figure.legend(handles.values(), handles.keys(), loc="upper center", ncols=len(handles), handlelength=1.4)
         _save(figure, file)
 
 
@@ -413,9 +395,7 @@ def _draw_curves(axes: Any, rows: Sequence[Mapping[str, float]], word: str, colo
     styles = ("-", "--", ":", "-.")
     for i, column in enumerate(columns):
         values = np.array([row[column] for row in rows], dtype=np.float64)
-        axes.plot(
-            epochs, values, styles[i % 4], color=colour, marker="o", ms=2.2, label=column.replace("_", " ")
-        )
+        axes.plot(epochs, values, styles[i % 4], color=colour, marker="o", ms=2.2, label=column.replace("_", " "))
         if word == "ssim" and i == 0 and np.isfinite(values).any():
             best = int(np.nanargmax(values))
             axes.plot(epochs[best], values[best], "o", ms=6, mfc="white", mec=colour, mew=1.4, zorder=3)
@@ -462,9 +442,7 @@ def _images(rows: Sequence[Row]) -> list[str]:
 def _metrics(rows: Sequence[Row], split: str) -> list[str]:
     """The SSIM columns that hold a number in this split."""
     rows = [row for row in rows if row["split"] == split]
-    there = [
-        metric for metric in METRICS if any(math.isfinite(float(row.get(metric, math.nan))) for row in rows)
-    ]
+    there = [metric for metric in METRICS if any(math.isfinite(float(row.get(metric, math.nan))) for row in rows)]
     if not there:
         raise InputError(f"no slice of split {split!r} has an SSIM")
     return there
@@ -538,9 +516,7 @@ def _save(figure: Figure, file: Path) -> None:
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
         # Pillow writes no time and no version of itself.
-        picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-            file, optimize=True
-        )
+        picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(file, optimize=True)
         size = file.stat().st_size
         if size <= LARGEST_FILE or dpi <= 60:
             return

@@ -107,9 +107,7 @@ def ssim_maps(
     )
 
 
-def foreground_mask(
-    target: Float[np.ndarray, "slice y x"], threshold: float
-) -> Bool[np.ndarray, "slice y x"]:
+def foreground_mask(target: Float[np.ndarray, "slice y x"], threshold: float) -> Bool[np.ndarray, "slice y x"]:
     """The challenge's foreground: brighter than `threshold`, without specks, with holes closed.
 
     One erosion, 15 dilations and 14 erosions with 3 x 3 ones, nothing eroded from outside the frame. (n
@@ -151,15 +149,11 @@ def ssim_boxes(
             columns = slice(max(x, 0), min(x + box_width, width))
             if min(rows.stop - rows.start, columns.stop - columns.start) >= WINDOW:
                 cut = (slice(i, i + 1), rows, columns)
-                scores.append(
-                    float(ssim_maps(target[cut], reconstruction[cut], maximum).mean(dtype=np.float64))
-                )
+                scores.append(float(ssim_maps(target[cut], reconstruction[cut], maximum).mean(dtype=np.float64)))
     return np.array(scores, dtype=np.float64)
 
 
-def psnr(
-    target: Float[np.ndarray, "*shape"], reconstruction: Float[np.ndarray, "*shape"], maximum: float
-) -> float:
+def psnr(target: Float[np.ndarray, "*shape"], reconstruction: Float[np.ndarray, "*shape"], maximum: float) -> float:
     """10 log10(L^2 / MSE) in dB; infinite for equal images."""
     error = float(np.mean((target.astype(np.float64) - reconstruction) ** 2))
     return 10 * math.log10(maximum**2 / error) if error > 0 else math.inf
@@ -168,9 +162,7 @@ def psnr(
 def nmse(target: Float[np.ndarray, "*shape"], reconstruction: Float[np.ndarray, "*shape"]) -> float:
     """||t - r||^2 / ||t||^2; nan where the target is empty."""
     energy = float(np.sum(target.astype(np.float64) ** 2))
-    return (
-        float(np.sum((target.astype(np.float64) - reconstruction) ** 2)) / energy if energy > 0 else math.nan
-    )
+    return float(np.sum((target.astype(np.float64) - reconstruction) ** 2)) / energy if energy > 0 else math.nan
 
 
 # ---- one volume
@@ -196,9 +188,7 @@ def score_slices(
         "ssim": ssim_maps(target, reconstruction, maximum).mean(axis=(1, 2), dtype=np.float64),
         "ssim_foreground": ssim_foreground(target, reconstruction, mask, maximum),
         "ssim_clean": (
-            np.full(len(target), np.nan)
-            if clean is None
-            else ssim_foreground(clean, reconstruction, mask, maximum)
+            np.full(len(target), np.nan) if clean is None else ssim_foreground(clean, reconstruction, mask, maximum)
         ),
         "psnr": np.array([psnr(one, other, maximum) for one, other in zip(target, reconstruction)]),
         "nmse": np.array([nmse(one, other) for one, other in zip(target, reconstruction)]),
@@ -244,9 +234,7 @@ def score_volume(
     if preset.unit == "volume":
         _check_numbers(target, reconstruction, name)
         if len(target) != len(reconstruction):
-            raise InputError(
-                f"{name}: {len(reconstruction)} slices in the reconstruction, {len(target)} in the target"
-            )
+            raise InputError(f"{name}: {len(reconstruction)} slices in the reconstruction, {len(target)} in the target")
         values = {key: np.array([value]) for key, value in fastmri_scores(target, reconstruction).items()}
         return VolumeScores(name, group, acquisition, acceleration, preset.data_range, len(target), values)
 
@@ -296,15 +284,11 @@ def summarise(preset: Preset, volumes: Sequence[VolumeScores]) -> dict[str, Any]
     if not preset.groups:
         final = pooled_means(volumes)
     elif set(by_group) == set(preset.groups):
-        final = _mean_of_groups(
-            [pooled_means(v for v in volumes if v.group == group) for group in preset.groups]
-        )
+        final = _mean_of_groups([pooled_means(v for v in volumes if v.group == group) for group in preset.groups])
     else:
         final = {}
         there_is = ", ".join(group or "no sub-folder" for group in sorted(by_group))
-        left_out["final"] = (
-            f"{preset.name} is the mean over {' and '.join(preset.groups)}; there is {there_is}"
-        )
+        left_out["final"] = f"{preset.name} is the mean over {' and '.join(preset.groups)}; there is {there_is}"
     if preset.boxes and not any(volume.values.get("ssim_bbox", np.empty(0)).size for volume in volumes):
         left_out["ssim_bbox"] = "no file has boxes in its attribute `annotations`"
     elif preset.boxes and final and "ssim_bbox" not in final:
@@ -386,8 +370,7 @@ def read_boxes(annotations: str | bytes, where: str) -> dict[int, list[Box]]:
 def _means_by(volumes: Sequence[VolumeScores], labels: Sequence[str]) -> dict[str, dict[str, float]]:
     groups = {label: [v for v, own in zip(volumes, labels) if own == label] for label in sorted(set(labels))}
     return {
-        label: pooled_means(group)
-        | {"n_volumes": len(group), "n_slices": sum(volume.n_slices for volume in group)}
+        label: pooled_means(group) | {"n_volumes": len(group), "n_slices": sum(volume.n_slices for volume in group)}
         for label, group in groups.items()
     }
 
@@ -401,17 +384,13 @@ def _threshold(preset: Preset, name: str) -> float:
     for start, threshold in preset.thresholds.items():
         if name.startswith(start):
             return threshold
-    raise InputError(
-        f"{name}: {preset.name} needs file names that start with {' or '.join(preset.thresholds)}"
-    )
+    raise InputError(f"{name}: {preset.name} needs file names that start with {' or '.join(preset.thresholds)}")
 
 
 def _middle_square(images: np.ndarray, size: int) -> np.ndarray:
     top, left = ((length - size) // 2 for length in images.shape[-2:])
     if min(top, left) < 0:
-        raise InputError(
-            f"fastmri scores the middle {size} x {size}; a frame of {images.shape[-2:]} is smaller"
-        )
+        raise InputError(f"fastmri scores the middle {size} x {size}; a frame of {images.shape[-2:]} is smaller")
     return images[:, top : top + size, left : left + size]
 
 
@@ -419,9 +398,7 @@ def _check_pair(target: np.ndarray, reconstruction: np.ndarray, name: str) -> No
     if target.shape != reconstruction.shape:
         raise InputError(f"{name}: the reconstruction is {reconstruction.shape}, the target {target.shape}")
     if min(target.shape[1:]) < WINDOW:
-        raise InputError(
-            f"{name}: a frame of {target.shape[1:]} is smaller than the window of {WINDOW} x {WINDOW}"
-        )
+        raise InputError(f"{name}: a frame of {target.shape[1:]} is smaller than the window of {WINDOW} x {WINDOW}")
     _check_numbers(target, reconstruction, name)
 
 
@@ -435,9 +412,7 @@ def _files(folder: Path, preset: Preset) -> dict[tuple[str, str], Path]:
     """(group, file name) -> file, for all h5 files under `folder`."""
     found: dict[tuple[str, str], Path] = {}
     for file in sorted(folder.rglob("*.h5")):
-        parts = [
-            p for p in file.relative_to(folder).parts[:-1] if p != "image" and not p.startswith("multicoil_")
-        ]
+        parts = [p for p in file.relative_to(folder).parts[:-1] if p != "image" and not p.startswith("multicoil_")]
         if "kspace" in parts:
             continue
         key = ("/".join(parts), file.name)
@@ -452,10 +427,7 @@ def _files(folder: Path, preset: Preset) -> dict[tuple[str, str], Path]:
         groups = sorted({group for group, _ in found})
         public = next((group for group in ("acc4", "acc5", "acc8") if group in groups), None)
         if public and len(groups) == 2:
-            return {
-                ("public" if group == public else "private", name): file
-                for (group, name), file in found.items()
-            }
+            return {("public" if group == public else "private", name): file for (group, name), file in found.items()}
     return found
 
 
@@ -496,9 +468,7 @@ def _read(file: Path, names: tuple[str, ...]) -> tuple[np.ndarray, dict[str, Any
             else:
                 raise InputError(f"{file}: has no dataset {' or '.join(names)}")
             if dataset.ndim != 3 or dataset.dtype.kind != "f" or dataset.is_virtual or dataset.external:
-                raise InputError(
-                    f"{file}: dataset {name} must be real floating point (slice, y, x) within the file"
-                )
+                raise InputError(f"{file}: dataset {name} must be real floating point (slice, y, x) within the file")
             if dataset.size > LARGEST:
                 raise InputError(f"{file}: dataset {name} of shape {dataset.shape} is larger than any scan")
             return dataset[:].astype(np.float32), dict(opened.attrs)

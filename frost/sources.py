@@ -24,9 +24,7 @@ def imported(*modules: str) -> set[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [
-                other for other in _imports(ast.parse(source(name).read_bytes())) if other.startswith("frost")
-            ]
+            waiting += [other for other in _imports(ast.parse(source(name).read_bytes())) if other.startswith("frost")]
     return found
 
 

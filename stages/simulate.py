@@ -15,9 +15,7 @@ def main(argv: list[str] | None = None) -> None:
     paths = stage_paths(argv, "scans", about=__doc__)
     params = load_params("simulate", SimulateParams)
     with summary("simulate") as says, tqdm(desc="simulate", unit="volume", disable=None) as bar:
-        volumes, warnings = simulate(
-            paths.scans, params, n_processes=os.cpu_count() or 1, progress=bar.update
-        )
+        volumes, warnings = simulate(paths.scans, params, n_processes=os.cpu_count() or 1, progress=bar.update)
         for warning in warnings:
             sys.stderr.write(f"simulate: {warning}\n")
         says |= {f"{split} volumes": n for split, n in volumes.items()}

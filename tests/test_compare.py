@@ -100,9 +100,7 @@ def test_swapping_the_runs_flips_every_sign(shift, seed):
     assert one["interval"] == pytest.approx([-end for end in reversed(other["interval"])], abs=1e-12)
     assert one["p_value"] == pytest.approx(other["p_value"])
     assert one["share_improved"] + other["share_improved"] <= 1 + 1e-12
-    assert [g["difference"] for g in one["groups"]] == pytest.approx(
-        [-g["difference"] for g in other["groups"]]
-    )
+    assert [g["difference"] for g in one["groups"]] == pytest.approx([-g["difference"] for g in other["groups"]])
 
 
 def test_few_patients_have_a_difference_and_no_interval():
@@ -176,9 +174,7 @@ def test_another_training_seed_alone_is_no_gain_however_significant():
     assert result["verdict"].startswith("no gain")
 
 
-@pytest.mark.parametrize(
-    ("gain", "verdict"), [(0.002, "not by more than training seeds"), (0.03, "and beyond what")]
-)
+@pytest.mark.parametrize(("gain", "verdict"), [(0.002, "not by more than training seeds"), (0.03, "and beyond what")])
 def test_a_gain_is_measured_by_what_seeds_give(gain, verdict):
     a = Run("a", table(0), recipe(LOCK))
     b = Run("b", shifted(table(0), 0.001), recipe(LOCK.replace("seed: 1", "seed: 2")))
@@ -201,9 +197,7 @@ def test_without_runs_of_other_seeds_a_gain_is_called_uncertain():
     a = Run("a", table(0), recipe(LOCK))
     c = Run("c", shifted(table(0), 0.01), recipe(LOCK.replace("b1", "b2")))
     result = compare_runs([a, c])["comparisons"][0]
-    assert (
-        result["relation"] == "other code or parameters" and "add runs with other seeds" in result["verdict"]
-    )
+    assert result["relation"] == "other code or parameters" and "add runs with other seeds" in result["verdict"]
 
 
 def test_other_test_data_cannot_be_compared():
@@ -225,10 +219,7 @@ def test_the_result_is_json_markdown_and_a_table_on_a_terminal():
     comparison = compare_runs([a, b, Run("few", table(0, 3))])
     json.dumps(comparison, allow_nan=False)
     markdown = as_markdown(comparison)
-    assert (
-        "### A = main, B = [red]exp: ssim of rcan, test" in markdown
-        and "| AXT2, R = 4 | 20/119 |" in markdown
-    )
+    assert "### A = main, B = [red]exp: ssim of rcan, test" in markdown and "| AXT2, R = 4 | 20/119 |" in markdown
     assert "+0.0100" in markdown and "too few" in markdown and "1 slices only in A" in markdown
     out = io.StringIO()
     Console(file=out, width=80).print(as_renderable(comparison))

@@ -80,9 +80,7 @@ def test_a_picture_has_the_same_bytes_whatever_the_users_style(picture, rows, ex
 def test_a_montage_of_noise_is_still_a_small_file(tmp_path):
     rng = np.random.default_rng(1)
     target = rng.random((200, 200), dtype=np.float32)
-    images = {
-        name: rng.random((200, 200), dtype=np.float32) for name in ("zero_filled", "grappa", "varnet", "rcan")
-    }
+    images = {name: rng.random((200, 200), dtype=np.float32) for name in ("zero_filled", "grappa", "varnet", "rcan")}
     montage([Example("Best", "", images, target, 1.0, {})] * 2, tmp_path / "montage.png")
     assert (tmp_path / "montage.png").stat().st_size <= LARGEST_FILE
 

@@ -58,10 +58,7 @@ def test_fastmri_preset_gives_the_numbers_of_its_evaluate_program():
 
 @pytest.mark.parametrize(
     ("preset", "name", "key"),
-    [
-        (f"snu{year}", "brain_test1.h5", "brain_threshold_5e-5_whole_frame_per_slice")
-        for year in range(2021, 2026)
-    ]
+    [(f"snu{year}", "brain_test1.h5", "brain_threshold_5e-5_whole_frame_per_slice") for year in range(2021, 2026)]
     + [("snu2025", "knee_test1.h5", "knee_threshold_2e-5_whole_frame_per_slice")],
 )
 def test_whole_frame_presets_give_the_numbers_of_the_leaderboard_program(preset, name, key):

@@ -11,6 +11,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, cast
@@ -608,7 +609,8 @@ class _Memo:
     def __exit__(self, *error: object) -> None:
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         part = self.file.with_name(f"{self.file.name}.{os.getpid()}")
-        part.write_text(json.dumps(self.known, indent=0, sort_keys=True))
-        part.replace(self.file)
+        with suppress(OSError):  # a store that can only be read remembers nothing new
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(self.known, indent=0, sort_keys=True))
+            part.replace(self.file)

@@ -62,3 +62,9 @@ def test_every_path_of_a_command_is_declared():
             assert any(
                 other == path or other.startswith(f"{path}/") or path.startswith(f"{other}/") for other in known
             ), (name, path)
+
+
+def test_the_tree_of_the_readme_names_every_module():
+    readme = (ROOT / "README.md").read_text()
+    modules = [path for folder in ("frost", "stages", "bench") for path in (ROOT / folder).rglob("[!_]*.py")]
+    assert [path.name for path in modules if f"  {path.name} " not in readme] == []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Complex
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
@@ -97,7 +98,11 @@ def _against_target(images: dict[str, np.ndarray], head: Bool[np.ndarray, "slice
 def trust_table(rows: list[dict[str, Any]]) -> Table:
     """A line a volume and one of means."""
     columns = [column for column in COLUMNS if any(column in row for row in rows)]
-    table = Table("volume", *(COLUMNS[column] for column in columns), title="What RCAN did to the measured data")
+    # Numbers keep their width, names of volumes give way: it fits 80 columns.
+    table = Table(title="What RCAN did to the measured data", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("volume", overflow="fold", min_width=8)
+    for column in columns:
+        table.add_column(COLUMNS[column], min_width=6, overflow="fold")
     for row in [*rows, {"volume": "mean", **means(rows)}] if len(rows) > 1 else rows:
         table.add_row(row["volume"], *(f"{row[column]:.4f}" if column in row else "" for column in columns))
     return table

@@ -37,7 +37,7 @@ def lightning(state):
 
 
 def baseline(state):
-    args = argparse.Namespace(exp_dir=Path("/root/result"), lr=1e-3, net_name=Path("test_Varnet"))
+    args = argparse.Namespace(exp_dir=Path("../result"), lr=1e-3, net_name=Path("test_Varnet"))
     return {
         "epoch": 3, "args": args, "model": state, "optimizer": {"state": {}, "param_groups": []},
         "best_val_loss": np.float64(0.03), "exp_dir": Path("../result"),

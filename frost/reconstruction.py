@@ -4,6 +4,7 @@ The same functions fill the caches, so that a live image is the cached one (a te
 """
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,9 @@ def reconstruct_folder(
     done = Done()
     root, volumes = volumes_of(source, new_masks(models, acceleration, center_fraction), done.failed)
     files = [output / challenge_path(volume.facts(), volume.target != "none") for volume in volumes]
+    times = Counter(files)
     for file, volume in zip(files, volumes):
-        if files.count(file) > 1:
+        if times[file] > 1:
             raise InputError(
                 f"{root / volume.file}: another file of this name is in {source}; reconstruct each folder by itself"
             )

@@ -22,7 +22,7 @@ from frost.reader import VolumeReader
 from frost.reconstruction import Models, reconstruct_volume
 from frost.scores import BORDER, foreground_mask, ssim_maps
 
-#: rows of `trust_table`, in order: key of `Trust.row`, its name, digits
+#: rows of `trust_table`, in order: key of `Trust.row`, its name
 COLUMNS = {
     "residual_varnet": "residual of VarNet", "residual_rcan": "of RCAN", "residual_noise": "of noise alone",
     "ssim_head": "SSIM in the head", "ssim_head_consistent": "after projection", "ssim_air": "SSIM outside",
@@ -102,9 +102,9 @@ def trust_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="What RCAN did to the measured data", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("volume", overflow="fold", min_width=8)
     for column in columns:
-        table.add_column(COLUMNS[column], min_width=6, overflow="fold")
+        table.add_column(COLUMNS[column], min_width=5, overflow="fold")
     for row in [*rows, {"volume": "mean", **means(rows)}] if len(rows) > 1 else rows:
-        table.add_row(row["volume"], *(f"{row[column]:.4f}" if column in row else "" for column in columns))
+        table.add_row(row["volume"], *(f"{row[column]:.3f}" if column in row else "" for column in columns))
     return table
 
 

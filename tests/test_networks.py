@@ -20,6 +20,7 @@ SMALL = {
         "name": "nafnet", "width": 6, "encoder_blocks": [1, 2], "middle_blocks": 1, "decoder_blocks": [1, 1],
         "unshuffle": 2, "residual": True, "checkpointing": "none",
     },
+    "unet": {"name": "unet", "channels": 4, "pools": 2, "unshuffle": 2, "residual": True},
 }  # fmt: skip
 VARIANTS = {
     "rcan": SMALL["rcan"],
@@ -27,6 +28,8 @@ VARIANTS = {
     | {"residual": False, "block": "bottleneck", "reduction": None, "residual_scaling": 0.125, "unshuffle": 1},
     "nafnet": SMALL["nafnet"],
     "nafnet, direct": SMALL["nafnet"] | {"residual": False, "unshuffle": 1},
+    "unet": SMALL["unet"],
+    "unet, direct": SMALL["unet"] | {"residual": False, "unshuffle": 1},
 }
 PRESETS = {"rcan_2022": 4_007_721, "rcan_30m": 30_654_081, "nafnet": 29_161_444}
 ROOT = Path(__file__).parents[1]

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from frost.fourier import fft2c
-from frost.kspace_networks.unet import InstanceNorm
+from frost.coils import rss
+from frost.fourier import fft2c, ifft2c
+from frost.grappa import GrappaParams, grappa
+from frost.kspace_networks.grappa_varnet import GrappaVarNet, GrappaVarNetParams
 from frost.kspace_networks.varnet import VarNet, VarNetParams
+from frost.unet import InstanceNorm
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference vectors are not there")
@@ -135,3 +138,15 @@ def test_an_empty_slice_gives_finite_numbers_and_gradients():
     image.sum().backward()
     assert image.isfinite().all()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
+
+def test_started_from_grappa_and_left_there_it_is_grappa():
+    params = GrappaParams(kernel_lines=2, kernel_points=3, regularisation=0.01, calibration="slice")
+    network = GrappaVarNet(GrappaVarNetParams(**SMALL.model_dump(), grappa=params))
+    for cascade in network.cascades:
+        cascade.model.forward = torch.zeros_like  # the regulariser says nothing
+        torch.nn.init.zeros_(cascade.dc_weight)  # and nothing is put back
+    kspace, mask, acs = scan()
+    filled = grappa(kspace, mask[0], slice(12, 18), params)
+    assert (filled != kspace).any()
+    torch.testing.assert_close(network(kspace, mask, acs), rss(ifft2c(filled)))

@@ -6,5 +6,6 @@ A network's class has `Params`, its own pydantic model, and `__init__(params, n_
 
 from frost.image_networks.nafnet import NAFNet
 from frost.image_networks.rcan import RCAN
+from frost.image_networks.unet import UNet
 
-IMAGE_NETWORKS = {"nafnet": NAFNet, "rcan": RCAN}
+IMAGE_NETWORKS = {"nafnet": NAFNet, "rcan": RCAN, "unet": UNet}

@@ -8,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 from frost.coils import center_crop, combine, expand, rss
 from frost.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
-from frost.kspace_networks.unet import NormUnet
 from frost.params import Params
+from frost.unet import NormUnet
 
 READOUT = -2  # y, which is never undersampled
 
@@ -39,7 +39,7 @@ class VarNet(nn.Module):
     U-Net sees is centred.
     """
 
-    Params = VarNetParams
+    Params: type[VarNetParams] = VarNetParams
 
     def __init__(self, params: VarNetParams) -> None:
         super().__init__()
@@ -64,15 +64,25 @@ class VarNet(nn.Module):
     ) -> Complex[Tensor, "batch coil y x"]:
         """What the network says that every coil sees, phase included."""
         sens_maps = to_corner(self.sens_net(masked_kspace, acs))
-        mask = to_corner(mask)
         measured = to_corner(ifftc(masked_kspace, (READOUT,)))
-        hybrid = measured  # (y image, x k-space)
+        start = self.start(masked_kspace, mask, acs)
+        hybrid = measured if start is None else to_corner(ifftc(start, (READOUT,)))  # (y image, x k-space)
+        mask = to_corner(mask)
         for cascade in self.cascades:
             if self.params.checkpointing and torch.is_grad_enabled():
                 hybrid = checkpoint(cascade, hybrid, measured, mask, sens_maps, use_reentrant=False)
             else:
                 hybrid = cascade(hybrid, measured, mask, sens_maps)
         return to_centre(ifft_from_corner(hybrid))
+
+    def start(
+        self,
+        masked_kspace: Complex[Tensor, "batch coil y x"],
+        mask: Bool[Tensor, "batch x"],
+        acs: Bool[Tensor, "batch x"],
+    ) -> Complex[Tensor, "batch coil y x"] | None:
+        """The k-space that the first cascade gets; None: what was measured, zeros where nothing was."""
+        return None
 
 
 class Cascade(nn.Module):

@@ -1,0 +1,313 @@
+"""What does the second stage give, against what else, for the same time? Real heads, every method searched alike.
+
+    python -m bench.methods --heads FOLDER --workspace DIR [--jobs N] [--table]
+
+Sixteen subjects, T1 and FLAIR, 8 coils, 96 x 96, R = 4 and R = 8: k-space is simulated from magnitude images that a
+scanner has processed, which flatters every method (Shimron 2022, doi:10.1073/pnas.2117203119). A clone of this
+repository becomes the workspace, and every training a DVC experiment in its queue: first each method with three
+learning rates, then, with the rate that is best on `val`, other seeds, rotations of the splits and R = 8. Ended at any
+moment, the same line queues what is missing and goes on. Epochs are such that stage 1 (6 epochs of VarNet, 115 ms of
+CPU a step) takes 2 parts and stage 2 (12 of RCAN) 1 part of a method's time; `--table` prints what there is.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+
+from frost.compare import compare_rows, read_run
+
+Changes = dict[str, Any]
+Scores = dict[str, Any]
+
+DATA: Changes = {
+    "simulate.subjects": 16, "simulate.val": 2, "simulate.test": 4, "simulate.slices": 8, "simulate.coils": 8,
+    "simulate.size": 96, "train_varnet.fit.epochs": 6, "train_rcan.fit.epochs": 12, "evaluate.presets": ["snu2026"],
+}  # fmt: skip
+UNET: Changes = {
+    "train_rcan.inputs": ["zero_filled"], "train_rcan.fit.epochs": 9,
+    "train_rcan.network": {"name": "unet", "channels": 32, "pools": 3, "unshuffle": 1, "residual": True},
+}  # fmt: skip
+SEED: Changes = {  # the 2022 entry's recipe, with a network that 12 of our epochs' time trains for 7
+    "train_rcan.network.block": "bottleneck", "train_rcan.network.features": 64, "train_rcan.network.blocks": 5,
+    "train_rcan.network.residual": False, "train_rcan.network.residual_scaling": 0.125,
+    "train_rcan.augment.flip_x": 0.0, "train_rcan.fit.batch_size": 1, "train_rcan.fit.schedule": "halving",
+    "train_rcan.fit.warmup": 0.0, "train_rcan.fit.epochs": 7,
+    "train_rcan.fit.loss.region": "foreground", "train_rcan.fit.loss.threshold": 5e-5,
+}  # fmt: skip
+STAGE_1, STAGE_2 = "train_varnet.fit.learning_rate", "train_rcan.fit.learning_rate"
+ONLY_STAGE_1: Changes = {"train_rcan.fit.epochs": 1}
+FROM_GRAPPA: Changes = {
+    "train_varnet.network.name": "grappa_varnet",
+    "+train_varnet.network.grappa": {
+        "kernel_lines": 2, "kernel_points": 7, "regularisation": 0.03, "calibration": "slice",
+    },
+}  # fmt: skip
+
+
+class Method(NamedTuple):
+    """What a method changes, which image of it is scored, and which learning rate is searched over which values."""
+
+    changes: Changes
+    image: str = "rcan"
+    key: str = STAGE_2
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
+
+
+SEARCHED = {
+    "varnet": Method(ONLY_STAGE_1, "varnet", STAGE_1),
+    "grappa_varnet": Method(ONLY_STAGE_1 | FROM_GRAPPA, "varnet", STAGE_1),
+    "unet": Method(UNET),
+    "seed": Method(SEED, rates=(1e-4, 3e-4, 1e-3)),
+    "frost": Method({}),
+}
+#: the others take over the rates that `varnet` and `frost` chose
+FURTHER = {
+    "varnet_both": Method(ONLY_STAGE_1 | {"train_varnet.fit.epochs": 9}, "varnet"),
+    "frost_long_1": Method({"train_varnet.fit.epochs": 18}),
+    "frost_long_2": Method({"train_rcan.fit.epochs": 24}),
+    "frost_r4_r8": Method({"index.masks.accelerations": [4, 8], "index.masks.pick": "all",
+                           "index.masks.center_fractions": [0.08, 0.08],
+                           "train_varnet.fit.epochs": 3, "train_rcan.fit.epochs": 6}),
+}  # fmt: skip
+LABELS = {
+    "zero_filled": "zero-filled", "grappa": "GRAPPA", "unet": "U-Net on zero-filled", "varnet": "VarNet",
+    "varnet_both": "VarNet, time of both stages", "grappa_varnet": "VarNet from GRAPPA's k-space",
+    "seed": "2022 entry's recipe", "frost": "**Frost**", "frost_long_1": "Frost, VarNet three times as long",
+    "frost_long_2": "Frost, stage 2 twice as long", "frost_r4_r8": "Frost, one network for R = 4 and 8",
+}  # fmt: skip
+MAIN = ("varnet_both", "seed", "frost")  # with other seeds and rotations; `frost` gives VarNet's scores too
+BASELINES = ("unet", "grappa_varnet")  # once more at R = 8
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Queue what is missing and work it off, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--heads", type=Path, help="folder of <subject>_<contrast>.nii.gz")
+    parser.add_argument("--workspace", type=Path, required=True, help="a folder beside this repository")
+    parser.add_argument("--jobs", type=int, default=2, help="experiments at once, one thread each")
+    parser.add_argument("--table", action="store_true", help="only print what there is")
+    asked = parser.parse_args(argv)
+    queue = Queue(asked.workspace)
+    if not asked.table:
+        queue.create(asked.heads)
+        while missing := queue.missing():
+            queue.work(missing, asked.jobs)
+    print(tables(queue))
+
+
+class Queue:
+    """The workspace: experiments by name, done, waiting or missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+
+    def run(self, *command: str) -> str:
+        """What a command says in the workspace; one thread, so that jobs do not get into each other's way."""
+        env = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=self.folder, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+    def create(self, heads: Path | None) -> None:
+        """Clone this repository there, with params for these heads as its commit."""
+        if self.folder.exists():
+            return
+        if heads is None or not heads.is_dir():
+            sys.exit(f"--heads: {heads} is not a folder of NIfTI heads")
+        subprocess.run(["git", "clone", "--quiet", Path(__file__).parents[1], self.folder], check=True)
+        yaml, file = YAML(), self.folder / "params.yaml"
+        params = yaml.load(file.read_text())
+        for key, value in (DATA | {"simulate.heads": str(heads.resolve())}).items():
+            *groups, last = key.split(".")
+            section = params
+            for group in groups:
+                section = section[group]
+            section[last] = value
+        with file.open("w") as out:
+            yaml.dump(params, out)
+        self.run(
+            "git", "-c", "user.name=bench", "-c", "user.email=bench", "commit", "-qam", "The heads of bench.methods"
+        )
+
+    def done(self) -> dict[str, Scores]:
+        """The scores of every finished experiment."""
+        refs = self.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+        found = {ref.rsplit("/", 1)[1]: ref for ref in refs if not ref.startswith("refs/exps/celery")}
+        return {
+            name: json.loads(self.run("git", "show", f"{ref}:metrics/evaluate.json")) for name, ref in found.items()
+        }
+
+    def missing(self) -> dict[str, Changes]:
+        """What can be run by what is known: a search first, then what its choice decides."""
+        done = self.done()
+        return {name: changes for name, changes in wanted(done).items() if name not in done}
+
+    def work(self, missing: Mapping[str, Changes], jobs: int) -> None:
+        """Queue these experiments, unless they wait already, and return when the queue is empty."""
+        waiting = {name for name, status in self.status() if status in ("Queued", "Running")}
+        for name, changes in missing.items():
+            if name not in waiting:
+                options = [option for change in settings(changes) for option in ("-S", change)]
+                self.run("dvc", "exp", "run", "--queue", "--quiet", "--name", name, *options)
+        self.run("dvc", "queue", "start", "--quiet", "--jobs", str(jobs))
+        while any(status in ("Queued", "Running") for _, status in self.status()):
+            time.sleep(20)
+        if failed := sorted(set(missing) - set(self.done())):
+            sys.exit(f"failed: {', '.join(failed)}; `dvc queue logs <name>` in {self.folder.name} tells why")
+
+    def status(self) -> Iterator[tuple[str, str]]:
+        """Name and status of every task of the queue."""
+        for line in self.run("dvc", "queue", "status").splitlines():
+            if found := re.match(r"[0-9a-f]{7}\s+(\S+)\s.*\s(Queued|Running|Success|Failed)\s*$", line):
+                yield found[1], found[2]
+
+
+def settings(changes: Changes) -> Iterator[str]:
+    """As DVC takes them. A whole section takes the place of what is there; with a plus it comes to it."""
+    for key, value in changes.items():
+        if isinstance(value, dict):
+            if not key.startswith("+"):
+                yield f"~{key}"
+            yield f"+{key.removeprefix('+')}={{{', '.join(f'{name}: {part}' for name, part in value.items())}}}"
+        else:
+            yield f"{key}={json.dumps(value)}".replace('"', "")
+
+
+def wanted(done: Mapping[str, Scores]) -> dict[str, Changes]:
+    """Experiments by name, as far as the learning rates that they need are chosen."""
+    rates = {name: rate for name in SEARCHED if (rate := best_rate(name, done))}
+    runs: dict[str, Changes] = {}
+    for name, method in SEARCHED.items():
+        if method.key == STAGE_1 or "varnet" in rates:
+            first = {STAGE_1: rates["varnet"]} if method.key == STAGE_2 else {}
+            runs |= {
+                trial(name, rate): common(4) | first | method.changes | {method.key: rate} for rate in method.rates
+            }
+    if len(rates) < len(SEARCHED):
+        return runs
+    chosen = {STAGE_1: rates["varnet"], STAGE_2: rates["frost"]}
+
+    def add(name: str, label: str, acceleration: int = 4, seed: int = 0, rotation: int = 0) -> None:
+        method = (SEARCHED | FURTHER)[name]
+        own = {method.key: rates[name]} if name in SEARCHED else {}
+        runs[label] = common(acceleration, seed, rotation) | chosen | method.changes | own
+
+    for name in FURTHER:
+        add(name, f"r4-{name}")
+    for name in MAIN:
+        for rotation in (1, 2, 3):
+            add(name, f"r4-{name}-rotation{rotation}", rotation=rotation)
+    for name in (*MAIN, *BASELINES):
+        add(name, f"r8-{name}", acceleration=8)
+    for name in MAIN:
+        for seed in (1, 2):
+            add(name, f"r4-{name}-seed{seed}", seed=seed)
+    return runs
+
+
+def trial(name: str, rate: float) -> str:
+    """The experiment that tries a learning rate."""
+    return f"r4-{name}-{rate:g}"
+
+
+def best_rate(name: str, done: Mapping[str, Scores]) -> float | None:
+    """The learning rate with the best validation SSIM; None before all are tried."""
+    method = SEARCHED[name]
+    if any(trial(name, rate) not in done for rate in method.rates):
+        return None
+    scores: dict[float, float] = {rate: done[trial(name, rate)]["val"][method.image]["ssim"] for rate in method.rates}
+    return max(scores, key=lambda rate: scores[rate])
+
+
+def common(acceleration: int, seed: int = 0, rotation: int = 0) -> Changes:
+    """What every run states."""
+    return {
+        "index.masks.accelerations": [acceleration], "index.masks.center_fractions": [0.08],
+        "simulate.rotation": rotation, "train_varnet.fit.seed": seed, "train_rcan.fit.seed": seed,
+    }  # fmt: skip
+
+
+def tables(queue: Queue) -> str:
+    """Markdown: the methods at R = 4 and R = 8, and the paired differences over all rotations of the splits."""
+    done = queue.done()
+    parts = [methods_table(done, 4), methods_table(done, 8), rotations_table(queue, done)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def runs_of(name: str, acceleration: int, done: Mapping[str, Scores]) -> list[str]:
+    """The experiments with seeds 0, 1, 2 of a method on the first split, as far as they are done."""
+    rate = best_rate(name, done) if name in SEARCHED and acceleration == 4 else None
+    first = trial(name, rate) if rate else f"r{acceleration}-{name}"
+    names = [first, *(f"r{acceleration}-{name}-seed{seed}" for seed in (1, 2))]
+    return [name for name in names if name in done]
+
+
+def methods_table(done: Mapping[str, Scores], acceleration: int) -> str:
+    """Test scores of every method, the mean over seeds, and the spread of SSIM where there are several."""
+    lines = [
+        f"| R = {acceleration} | learning rate | val SSIM | test SSIM | spread | seeds | SNU 2026 | PSNR, dB | NMSE |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, label in LABELS.items():
+        method = (SEARCHED | FURTHER).get(name)
+        source, image = (name, method.image) if method else ("frost", name)
+        found = runs_of(source, acceleration, done)
+        if name == "varnet":
+            found = runs_of("frost", acceleration, done)
+        if not method:
+            found = found[:1]
+        if found:
+            test = [done[run]["test"][image] for run in found]
+            ssim = [float(scores["ssim"]) for scores in test]
+            rate = best_rate(name, done) if name in SEARCHED else None
+            spread = f"{max(ssim) - min(ssim):.4f}" if len(ssim) > 1 else ""
+            mean = {
+                key: statistics.mean(scores[key] for scores in test) for key in ("snu2026_ssim_full", "psnr", "nmse")
+            }
+            val = statistics.mean(done[run]["val"][image]["ssim"] for run in found)
+            cells = [label, f"{rate:g}" if rate else "", f"{val:.4f}", f"{statistics.mean(ssim):.4f}", spread]
+            cells += [str(len(found)), f"{mean['snu2026_ssim_full']:.4f}", f"{mean['psnr']:.2f}", f"{mean['nmse']:.4f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+def rotations_table(queue: Queue, done: Mapping[str, Scores]) -> str:
+    """Frost against the others on every subject, each tested once: mean difference, interval over subjects."""
+    lines = [
+        "| SSIM of Frost over | subjects | difference | 95 % interval | p | slices improved |",
+        "|---|---|---|---|---|---|",
+    ]
+
+    def rows(name: str, image: str) -> list[Any]:
+        first = runs_of(name, 4, done)[:1]
+        others = [f"r4-{name}-rotation{rotation}" for rotation in (1, 2, 3)]
+        runs = [read_run(run, queue.folder).rows for run in (*first, *others) if run in done]
+        return [row for run in runs for row in run if row["split"] == "test" and row["image"] == image]
+
+    frost = rows("frost", "rcan")
+    others = {
+        "VarNet": ("frost", "varnet"), "blend of VarNet and GRAPPA": ("frost", "blend"),
+        "VarNet, time of both stages": ("varnet_both", "varnet"), "2022 entry's recipe": ("seed", "rcan"),
+    }  # fmt: skip
+    for label, (name, image) in others.items():
+        if frost and (other := rows(name, image)):
+            result = compare_rows(other, frost, "ssim")
+            low, high = result["interval"] or (float("nan"), float("nan"))
+            p = result["p_value"]
+            lines.append(
+                f"| {label} | {result['n_patients']} | {result['difference']:+.4f} | {low:+.4f} to {high:+.4f} | "
+                f"{'' if p is None else f'{p:.2g}'} | {100 * result['share_improved']:.0f} % |"
+            )
+    return "\n".join(lines) if len(lines) > 2 else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -367,6 +367,7 @@ def _example(title: str, case: Case, i: int, rows: Sequence[Row]) -> Example:
         target=case.target[i],
         maximum=float(case.target.max()),
         ssim={image: ssim[image] for image in shown},
+        boxes=[_whole(box) for box in case.facts["annotations"].get(str(i), [])],
     )
 
 

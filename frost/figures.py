@@ -86,7 +86,8 @@ class Example:
 
     `title`: why it is shown. `caption`: which slice it is. `images`: name -> (y, x), in the order of the
     columns.
-    `maximum`: errors are shown relative to it. `ssim`: name -> score, written on the image.
+    `maximum`: errors are shown relative to it. `ssim`: name -> score, written on the image. `boxes`: lesions as
+    (x, y, width, height) in pixels.
     """
 
     title: str
@@ -95,6 +96,7 @@ class Example:
     target: Float[np.ndarray, "y x"]
     maximum: float
     ssim: Mapping[str, float]
+    boxes: Sequence[tuple[int, int, int, int]] = ()
 
 
 # ---- which slices
@@ -138,11 +140,23 @@ def worst_patch(image: Float[np.ndarray, "y x"], target: Float[np.ndarray, "y x"
     return slice(top, top + size), slice(left, left + size)
 
 
+def telling_patch(example: Example, name: str) -> tuple[slice, slice]:
+    """What a montage enlarges: the largest lesion with some of its surroundings, else where image `name` is worst."""
+    height, width = example.target.shape
+    if not example.boxes:
+        return worst_patch(example.images[name], example.target, max(16, round(max(height, width) / 5)))
+    x, y, wide, high = max(example.boxes, key=lambda box: box[2] * box[3])
+    size = min(max(16, round(1.5 * max(wide, high))), height, width)
+    top = min(max(y + high // 2 - size // 2, 0), height - size)
+    left = min(max(x + wide // 2 - size // 2, 0), width - size)
+    return slice(top, top + size), slice(left, left + size)
+
+
 # ---- pictures
 
 
 def montage(examples: Sequence[Example], file: Path) -> None:
-    """Each example as a row of images, with the error map and the patch where the last image is worst.
+    """Each example as a row of images, with the error map and its lesion, else the patch where the last image is worst.
 
     All error maps share one scale, |image - target| / maximum, cut at what 99.5 % of the last image's pixels
     stay below.
@@ -179,7 +193,7 @@ def _draw_example(
     figure.text(gap / WIDTH, (top - 0.05) / total, example.title, weight="bold", size=8, va="top")
     figure.text(1 - gap / WIDTH, (top - 0.06) / total, example.caption, size=7, va="top", ha="right", color="#555555")
     top -= 0.22
-    patch = worst_patch(example.images[names[-1]], example.target, max(16, round(max(example.target.shape) / 5)))
+    patch = telling_patch(example, names[-1])
     white = _quantile(example.target, 0.998)
     grey = {"cmap": GREY, "vmin": 0, "vmax": white}
 

@@ -10,6 +10,7 @@ import torch
 
 from frost.errors import InputError
 from frost.evaluation import EvaluateParams, evaluate, group_rows
+from frost.provenance import provenance
 from frost.reconstruction import load_models
 from frost.report import draw_dag, spread, write_report
 from frost.tables import write_table
@@ -36,7 +37,9 @@ def run(workspace, tmp_path_factory):
     result = evaluate(pairs, network, params, torch.device("cpu"), lambda *one: None)
     (root / "metrics" / "tables").mkdir(parents=True)
     (root / "metrics" / "evaluate.json").write_text(json.dumps(result.metrics))
-    (root / "metrics" / "provenance.json").write_text(json.dumps({"commit": "<script>alert(1)</script>"}))
+    made_from = provenance(*(root / name for name in ("data/images.zarr", "data/varnet.zarr", "models/rcan")), params)
+    made_from["versions"]["odd"] = "<script>alert(1)</script>"
+    (root / "metrics" / "provenance.json").write_text(json.dumps(made_from, indent=1))
     for row in result.by_volume[-6:]:  # all images of one volume
         row["acquisition"] = "<img src=x onerror=alert(1)>"
     groups = group_rows(result.by_volume)
@@ -59,6 +62,18 @@ def test_it_is_one_file_that_names_no_address(page):
     )
     assert "default-src 'none'" in text and "<b>title</b>" not in text and "<script>alert" not in text
     assert len(json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1].replace("<\\/", "</"))["slices"]) == 2
+
+
+def test_it_says_which_weights_and_caches_it_shows(run, page):
+    made_from = json.loads((run / "metrics" / "provenance.json").read_text())
+    weights, caches = made_from["weights"], made_from["caches"]["images.zarr"]
+    digests = [weights["rcan"], *weights["varnet"], *caches.values()]
+        made_from["weights"]["rcan"],
+        *made_from["weights"]["varnet"],
+        *made_from["caches"]["images.zarr"].values(),
+    ]
+    text = page.read_text()
+    assert len(digests) >= 4 and all(digest in text for digest in digests)
 
 
 def test_the_same_run_gives_the_same_file(run, page, tmp_path):

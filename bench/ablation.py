@@ -80,10 +80,13 @@ VARIANTS: dict[str, Changes] = {
     "NAFNet, 3 levels, equal time": {
         "network": NAFNET | {"encoder_blocks": [1, 1, 2], "middle_blocks": 2, "decoder_blocks": [1, 1, 1]},
     },
+    "no attention, no flips": {"network.reduction": None, "augment.flip_x": 0.0},
+    "no attention, no flips, batch 1": {"network.reduction": None, "augment.flip_x": 0.0, "fit.batch_size": 1},
     "the 2022 entry's normalisation": {"network.name": "per_channel"},
     "twice the epochs": {"fit.epochs": 2 * EPOCHS},
 }  # fmt: skip
-DECIDED = ("default", "SSIM + L1", "L1", "average of weights (0.99)", "flips off", "direct output")
+DECIDED = ("default", "SSIM + L1", "L1", "average of weights (0.99)", "flips off", "direct output",
+           "no channel attention", "batch 1")  # fmt: skip
 SEEDS = dict.fromkeys(DECIDED, (0, 1, 2))  # of the others one
 TESTED = ("default", "the 2022 entry's choices")
 

@@ -82,6 +82,10 @@ VARIANTS: dict[str, Changes] = {
     },
     "no attention, no flips": {"network.reduction": None, "augment.flip_x": 0.0},
     "no attention, no flips, batch 1": {"network.reduction": None, "augment.flip_x": 0.0, "fit.batch_size": 1},
+    "no attention, batch 1": {"network.reduction": None, "fit.batch_size": 1},
+    "no attention, SSIM + L1": {"network.reduction": None, "fit.loss.l1": 1.0},
+    "no attention, SSIM + L1, batch 1": {"network.reduction": None, "fit.loss.l1": 1.0, "fit.batch_size": 1},
+    "no attention, learning rate x 2": {"network.reduction": None, "fit.learning_rate": 4e-3},
     "the 2022 entry's normalisation": {"network.name": "per_channel"},
     "twice the epochs": {"fit.epochs": 2 * EPOCHS},
 }  # fmt: skip

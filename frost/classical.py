@@ -64,8 +64,8 @@ def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Fl
         yield torch.stack([image for image in images if image is not None]).numpy()
 
 
-def volume_products(reader: VolumeReader, kernel_points: int) -> Complex[Tensor, "column column lag coil coil"]:
+def volume_products(reader: VolumeReader, kernel_points: int) -> Complex[Tensor, "lag column column coil coil"]:
     """What GRAPPA is fitted on when all slices share their weights: read a slice at a time, kept as one sum."""
     acs = reader.acs()
-    centres = (reader.kspace(i)[..., acs].permute(2, 1, 0) for i in range(reader.volume.n_slices))
+    centres = (reader.kspace(i)[..., acs].permute(2, 0, 1) for i in range(reader.volume.n_slices))
     return functools.reduce(torch.add, (centre_products(centre, kernel_points) for centre in centres))

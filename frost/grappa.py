@@ -35,6 +35,7 @@ FAINTEST = 0.1  # the share of k-space, its faintest, whose power is taken for n
 N_BANDS = 8  # of rows; power is measured for each column in each band
 LOWEST, HIGHEST = 1e-7, 1e3  # relative ridge: where rounding takes over; where nothing is left
 STEP = 100.0  # between the ridges that are solved for
+FITTED = -2  # the power of STEP at which the misfit is measured
 AT_ONCE = 64  # systems of equations in memory
 
 
@@ -59,7 +60,7 @@ def grappa(
     mask: Bool[Tensor, " column"],
     acs: slice,
     params: GrappaParams,
-    products: Complex[Tensor, "centre centre lag coil coil"] | None = None,
+    products: Complex[Tensor, "lag centre centre coil coil"] | None = None,
 ) -> Complex[Tensor, "*slice coil y x"]:
     """Fill the columns that were not measured; those that were stay as they are.
 
@@ -72,8 +73,10 @@ def grappa(
     """
     _check(kspace, mask, acs, params)
     missing, lines = source_lines(mask, acs.stop - acs.start, params.kernel_lines)
-    # Inside, the axes are x, y, coil: whole columns are picked and put, and sources are summed over coils.
-    slices = torch.where(mask, kspace, 0).reshape(-1, *kspace.shape[-3:]).permute(0, 3, 2, 1).contiguous()
+    # Inside, the axes are x, coil, y: whole columns are picked and put, and one matrix transposes all coils.
+    n_coils, height, width = kspace.shape[-3:]
+    rows = torch.where(mask, kspace, 0).reshape(-1, n_coils * height, width)
+    slices = [one.T.contiguous().view(width, n_coils, height) for one in rows]
     if len(missing) > 0:
         if products is None:
             fitted = [centre_products(columns[acs], params.kernel_points) for columns in slices]
@@ -85,7 +88,7 @@ def grappa(
             if product.any():
                 equations = NormalEquations(product, lines)
                 columns[missing] = _filled(columns, mask, missing, lines, equations, params)
-    return slices.permute(0, 3, 2, 1).contiguous().reshape(kspace.shape)
+    return torch.stack([columns.flatten(1).T for columns in slices]).view(kspace.shape)
 
 
 def source_lines(
@@ -118,86 +121,103 @@ def source_lines(
 
 
 def centre_products(
-    centre: Complex[Tensor, "column y coil"], kernel_points: int
-) -> Complex[Tensor, "column column lag coil coil"]:
-    """Correlations L[i, j, l, a, b] = sum over y of conj(k[i, y, a]) k[j, y + l, b], |l| < kernel_points.
+    centre: Complex[Tensor, "column coil y"], kernel_points: int
+) -> Complex[Tensor, "lag column column coil coil"]:
+    """Correlations L[l, i, j, a, b] = sum over y of conj(k[i, y, a]) k[j, y + l, b], 0 <= l < kernel_points.
 
-    All that any normal equations consist of, so this one computation serves every set of lines. In double
-    precision, so that the square of a weak signal survives.
+    All that any normal equations consist of, so this one computation serves every set of lines; those of negative
+    lags are conjugates, L[-l, i, j, a, b] = conj(L[l, j, i, b, a]). In double precision, so that the square of a weak
+    signal survives.
     """
-    n_columns, height, n_coils = centre.shape
-    flat = centre.transpose(0, 1).reshape(height, n_columns * n_coils).to(torch.complex128)
-    forward = [flat[: height - lag].mH @ flat[lag:] for lag in range(kernel_points)]
-    lags = torch.stack([product.mH for product in forward[:0:-1]] + forward)
-    return lags.view(-1, n_columns, n_coils, n_columns, n_coils).permute(1, 3, 0, 2, 4)
+    n_columns, n_coils, height = centre.shape
+    flat = centre.flatten(0, 1).to(torch.complex128)
+    lags = torch.stack([flat[:, : height - lag].conj() @ flat[:, lag:].T for lag in range(kernel_points)])
+    return lags.view(-1, n_columns, n_coils, n_columns, n_coils).transpose(2, 3)
 
 
 class NormalEquations:
-    """The least-squares problem of every distinct set of lines; `index` says which a missing column has."""
+    """The least-squares problem of every distinct set of lines; `index` says which a missing column has.
+
+    normal: A' A, of which only the upper triangle means anything. right: A' t. energy: t' t. used: which sources there
+    are. power: the mean of the diagonal of A' A, which ridges are relative to.
+    """
 
     def __init__(
-        self, products: Complex[Tensor, "column column lag coil coil"], lines: Int[Tensor, "missing line"]
+        self, products: Complex[Tensor, "lag column column coil coil"], lines: Int[Tensor, "missing line"]
     ) -> None:
         first, self.index = _distinct(lines)
-        self.lines = lines[first]
-        self.n_points = (products.shape[2] + 1) // 2
-        n_columns = len(products)
+        n_points, n_columns, _, n_coils, _ = products.shape
         # Running sums along the diagonals: a sum over all places in the centre is one difference of two.
-        self.sums = products.new_zeros((n_columns + 1, n_columns + 1, *products.shape[2:]))
+        sums = products.new_zeros((n_columns + 1, n_columns + 1, n_points, n_coils, n_coils))
         for i in range(n_columns):
-            self.sums[i + 1, 1:] = self.sums[i, :-1] + products[i]
+            torch.add(sums[i, :-1], products[:, i].transpose(0, 1), out=sums[i + 1, 1:])
+        parts = [_assembled(sums, some) for some in lines[first].split(AT_ONCE)]
+        self.normal, self.right, self.energy, self.used = (torch.cat(part) for part in zip(*parts))
+        self.power = self.normal.diagonal(dim1=1, dim2=2).real.sum(1) / self.used.sum(1)
 
     def solve(
         self, geometry: Int[Tensor, " system"], ridge: Float[Tensor, " system"]
-    ) -> tuple[Complex[Tensor, "system source coil"], Float[Tensor, " system"]]:
-        """Weights for sets of lines at relative ridges, and the share of the energy that they leave over."""
-        chunks = range(0, len(ridge), AT_ONCE)
-        parts = [self._solve(geometry[i : i + AT_ONCE], ridge[i : i + AT_ONCE]) for i in chunks]
-        return torch.cat([weights for weights, _ in parts]), torch.cat([misfit for _, misfit in parts])
+    ) -> Complex[Tensor, "system source coil"]:
+        """Weights for sets of lines at relative ridges."""
+        parts = [self._solved(*some) for some in zip(geometry.split(AT_ONCE), ridge.split(AT_ONCE))]
+        return torch.cat(parts) if parts else self.right[:0]
 
-    def _solve(self, geometry: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
-        some, which = torch.unique(geometry, return_inverse=True)
-        normal, right, energy, used = (part[which] for part in self._assemble(self.lines[some]))
-        power = normal.diagonal(dim1=1, dim2=2).real.sum(1) / used.sum(1)
-        loading = (ridge * power).clamp(min=torch.finfo(power.dtype).tiny)
+    def _solved(self, geometry: Tensor, ridge: Tensor) -> Tensor:
+        normal, used = self.normal[geometry], self.used[geometry]
         # A line that is not there has an equation of its own, 1 * w = 0, so that all systems are of one size.
-        normal.diagonal(dim1=1, dim2=2).add_(torch.where(used, loading[:, None], 1.0))
-        weights = torch.cholesky_solve(right, torch.linalg.cholesky(normal))
-        explained = (weights.conj() * right).real.sum((1, 2)) + loading * weights.abs().square().sum((1, 2))
-        return weights, (1 - explained / energy).nan_to_num(1.0).clamp(0, 1)
+        normal.diagonal(dim1=1, dim2=2).add_(torch.where(used, self.loading(ridge, geometry)[:, None], 1.0))
+        return torch.cholesky_solve(self.right[geometry], torch.linalg.cholesky(normal, upper=True), upper=True)
 
-    def _assemble(self, lines: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A' A, A' t, t' t and which sources there are, for each row of `lines`."""
-        n_points, n_coils = self.n_points, self.sums.shape[-1]
-        columns = pad(lines, (0, 1))  # the target comes last, at 0
-        first = columns - columns.amin(1, keepdim=True)
-        last = columns - columns.amax(1, keepdim=True) + len(self.sums) - 1
-        sums = self.sums[last[:, :, None], last[:, None, :]] - self.sums[first[:, :, None], first[:, None, :]]
+    def fitted(self, ridge: float) -> tuple[Complex[Tensor, "geometry source coil"], Float[Tensor, " geometry"]]:
+        """Weights for every set of lines at one relative ridge, and the share of the energy that they leave over."""
+        geometry = torch.arange(len(self.right), device=self.right.device)
+        ridges = torch.full_like(self.energy, ridge)
+        weights = self.solve(geometry, ridges)
+        explained = (weights.conj() * self.right).real.sum((1, 2))
+        explained += self.loading(ridges, geometry) * torch.view_as_real(weights).square().sum((1, 2, 3))
+        return weights, (1 - explained / self.energy).nan_to_num(1.0).clamp(0, 1)
 
-        point = torch.arange(n_points, device=lines.device)
-        lag = point - point[:, None] + n_points - 1
-        used = (lines != 0)[:, None, :, None].expand(-1, n_points, -1, n_coils).flatten(1)
-        normal = sums[:, :-1, :-1, lag].permute(0, 3, 1, 5, 4, 2, 6).flatten(4, 6).flatten(1, 3)
-        right = sums[:, :-1, -1, lag[:, n_points // 2]].permute(0, 2, 1, 3, 4).flatten(1, 3)
-        energy = sums[:, -1, -1, n_points - 1].diagonal(dim1=1, dim2=2).real.sum(1)
-        return normal * (used[:, :, None] & used[:, None, :]), right * used[:, :, None], energy, used
+    def loading(self, ridge: Float[Tensor, " system"], geometry: Int[Tensor, " system"]) -> Float[Tensor, " system"]:
+        """What a relative ridge adds to the diagonal."""
+        return (ridge * self.power[geometry]).clamp(min=torch.finfo(ridge.dtype).tiny)
+
+
+def _assembled(
+    sums: Complex[Tensor, "place place lag coil coil"], lines: Int[Tensor, "geometry line"]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What `NormalEquations` is made of, for each row of `lines`."""
+    n_points, n_coils = sums.shape[2], sums.shape[-1]
+    columns = pad(lines, (0, 1))  # the target comes last, at 0
+    first = columns - columns.amin(1, keepdim=True)
+    last = columns - columns.amax(1, keepdim=True) + len(sums) - 1
+    totals = sums[last[:, :, None], last[:, None, :]] - sums[first[:, :, None], first[:, None, :]]
+
+    point, middle = torch.arange(n_points, device=lines.device), n_points // 2
+    normal = totals[:, :-1, :-1, (point - point[:, None]).abs()]  # below the diagonal of points it means nothing
+    normal = normal.permute(0, 3, 1, 5, 4, 2, 6).flatten(4, 6).flatten(1, 3)
+    before, after = totals[:, :-1, -1, : middle + 1].flip(2), totals[:, -1, :-1, 1 : middle + 1].mH
+    right = torch.cat([before, after], 2).transpose(1, 2).flatten(1, 3)
+    energy = totals[:, -1, -1, 0].diagonal(dim1=1, dim2=2).real.sum(1)
+    used = (lines != 0)[:, None, :, None].expand(-1, n_points, -1, n_coils).flatten(1)
+    return normal * (used[:, :, None] & used[:, None, :]), right * used[:, :, None], energy, used
 
 
 def _filled(
-    columns: Complex[Tensor, "x y coil"],
+    columns: Complex[Tensor, "x coil y"],
     mask: Bool[Tensor, " x"],
     missing: Int[Tensor, " missing"],
     lines: Int[Tensor, "missing line"],
     equations: NormalEquations,
     params: GrappaParams,
-) -> Complex[Tensor, "missing y coil"]:
+) -> Complex[Tensor, "missing coil y"]:
     """The missing columns of one slice, band by band of its rows.
 
     Weights change slowly with the ridge: solved for at whole powers of STEP, interpolated between.
     """
-    height = columns.shape[1]
+    height = columns.shape[2]
     band_rows = -(-height // N_BANDS)
-    ridge = _relative_ridge(columns, mask, missing, lines, band_rows, equations, params)
+    fitted, misfit = equations.fitted(STEP**FITTED)
+    ridge = _relative_ridge(columns, mask, missing, lines, band_rows, misfit[equations.index], params)
     level = ridge.log() / math.log(STEP)
     below = level.floor()
     share = (level - below).to(columns.dtype)[..., None, None]
@@ -205,43 +225,42 @@ def _filled(
     systems = torch.stack([equations.index[:, None].expand_as(pairs), pairs], -1).flatten(0, 2)
     first, which = _distinct(systems)
     geometry, exponent = systems[first].T
-    weights = equations.solve(geometry, STEP ** exponent.double())[0].to(columns.dtype)
-    low, high = which.view(pairs.shape)
+    new = exponent != FITTED
+    others = equations.solve(geometry[new], STEP ** exponent[new].double())
+    weights = torch.cat([fitted, others]).to(columns.dtype)
+    low, high = torch.where(new, len(fitted) - 1 + new.cumsum(0), geometry)[which].view(pairs.shape)
 
     n_points = params.kernel_points
-    near = missing[:, None] + lines
-    sources = torch.cat([columns[column] for column in near.T], 2)  # missing y (line coil)
-    sources = pad(sources, (0, 0, n_points // 2, n_points // 2))
+    sources = columns[missing[:, None] + lines].flatten(1, 2)  # missing (line coil) y
+    sources = pad(sources, (n_points // 2, n_points // 2))
     filled = columns.new_empty((len(missing), *columns.shape[1:]))
     for band, start in enumerate(range(0, height, band_rows)):
         stop = min(start + band_rows, height)
-        blend = torch.lerp(weights[low[:, band]], weights[high[:, band]], share[:, band]).chunk(n_points, 1)
-        total = torch.bmm(sources[:, start:stop], blend[0])
+        blend = torch.lerp(weights[low[:, band]], weights[high[:, band]], share[:, band]).mT.chunk(n_points, 2)
+        total = torch.bmm(blend[0], sources[..., start:stop])
         for p in range(1, n_points):
-            total.baddbmm_(sources[:, start + p : stop + p], blend[p])
-        filled[:, start:stop] = total
+            total.baddbmm_(blend[p], sources[..., start + p : stop + p])
+        filled[..., start:stop] = total
     return filled
 
 
 def _relative_ridge(
-    columns: Complex[Tensor, "x y coil"],
+    columns: Complex[Tensor, "x coil y"],
     mask: Bool[Tensor, " x"],
     missing: Int[Tensor, " missing"],
     lines: Int[Tensor, "missing line"],
     band_rows: int,
-    equations: NormalEquations,
+    misfit: Float[Tensor, " missing"],
     params: GrappaParams,
 ) -> Float[Tensor, "missing band"]:
     """The ridge of the equation at the top of this file, by missing column and band of rows."""
-    measured = columns[mask].abs().double().square().sum(2)  # measured y
+    measured = torch.view_as_real(columns[mask]).square().sum((1, 3)).double()  # measured y
     measured = torch.stack([band.mean(1) for band in torch.split(measured, band_rows, 1)], 1)
     noise = measured[measured > 0].quantile(FAINTEST)
     power = measured.new_zeros((len(mask), measured.shape[1]))  # x band
     power[mask] = measured
     there = lines != 0
     local = (power[missing[:, None] + lines] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
-    geometry = torch.arange(len(equations.lines), device=lines.device)
-    misfit = equations.solve(geometry, torch.full(geometry.shape, 1e-4).double())[1][equations.index]
     ridge = params.regularisation * noise / local + MISFIT * misfit[:, None] ** 2
     return ridge.clamp(LOWEST, HIGHEST)
 

@@ -86,11 +86,12 @@ VARIANTS: dict[str, Changes] = {
     "no attention, SSIM + L1": {"network.reduction": None, "fit.loss.l1": 1.0},
     "no attention, SSIM + L1, batch 1": {"network.reduction": None, "fit.loss.l1": 1.0, "fit.batch_size": 1},
     "no attention, learning rate x 2": {"network.reduction": None, "fit.learning_rate": 4e-3},
+    "no attention, twice the epochs": {"network.reduction": None, "fit.epochs": 2 * EPOCHS},
     "the 2022 entry's normalisation": {"network.name": "per_channel"},
     "twice the epochs": {"fit.epochs": 2 * EPOCHS},
 }  # fmt: skip
 DECIDED = ("default", "SSIM + L1", "L1", "average of weights (0.99)", "flips off", "direct output",
-           "no channel attention", "batch 1")  # fmt: skip
+           "no channel attention", "batch 1", "twice the epochs", "no attention, twice the epochs")  # fmt: skip
 SEEDS = dict.fromkeys(DECIDED, (0, 1, 2))  # of the others one
 TESTED = ("default", "the 2022 entry's choices")
 

@@ -87,6 +87,9 @@ VARIANTS: dict[str, Changes] = {
     "no attention, SSIM + L1, batch 1": {"network.reduction": None, "fit.loss.l1": 1.0, "fit.batch_size": 1},
     "no attention, learning rate x 2": {"network.reduction": None, "fit.learning_rate": 4e-3},
     "no attention, twice the epochs": {"network.reduction": None, "fit.epochs": 2 * EPOCHS},
+    "no flips, SSIM + L1, twice the epochs": {
+        "augment.flip_x": 0.0, "fit.loss.l1": 1.0, "fit.epochs": 2 * EPOCHS,
+    },
     "the 2022 entry's normalisation": {"network.name": "per_channel"},
     "twice the epochs": {"fit.epochs": 2 * EPOCHS},
 }  # fmt: skip

@@ -18,13 +18,20 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
+from frost.checkpoint import build
 from frost.compare import compare_rows, read_run
+from frost.image_networks import IMAGE_NETWORKS
+from frost.kspace_networks import KSPACE_NETWORKS
+from frost.losses import LossParams, reconstruction_loss
+from frost.params import NamedParams
 
 Changes = dict[str, Any]
 Scores = dict[str, Any]
@@ -85,6 +92,9 @@ LABELS = {
     "seed": "2022 entry's recipe", "frost": "**Frost**", "frost_long_1": "Frost, VarNet three times as long",
     "frost_long_2": "Frost, stage 2 twice as long", "frost_r4_r8": "Frost, one network for R = 4 and 8",
 }  # fmt: skip
+BY_HAND = ("zero_filled", "grappa")  # nothing is trained
+CURVES = {"unet": "s-", "varnet_both": "o-", "grappa_varnet": "^-", "frost": "D-"}  # one region of SSIM for all
+N_TRAIN, N_COILS, FRAME = 160, 8, (96, 96)  # slices to train on, and their size
 MAIN = ("varnet_both", "seed", "frost")  # with other seeds and rotations; `frost` gives VarNet's scores too
 BASELINES = ("unet", "grappa_varnet")  # once more at R = 8
 
@@ -96,6 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workspace", type=Path, required=True, help="a folder beside this repository")
     parser.add_argument("--jobs", type=int, default=2, help="experiments at once, one thread each")
     parser.add_argument("--table", action="store_true", help="only print what there is")
+    parser.add_argument("--figure", type=Path, help="draw validation SSIM against training time into this PNG")
     asked = parser.parse_args(argv)
     queue = Queue(asked.workspace)
     if not asked.table:
@@ -103,6 +114,18 @@ def main(argv: list[str] | None = None) -> None:
         while missing := queue.missing():
             queue.work(missing, asked.jobs)
     print(tables(queue))
+    costs = {name: queue.costs(name) for name in LABELS if name not in BY_HAND and runs_of(name, 4, queue.done())}
+    print(costs_table(costs))
+    if asked.figure:
+        draw(queue, costs, asked.figure)
+
+
+class Cost(NamedTuple):
+    """Of one stage: number of parameters; CPU seconds of a training step and of a slice, on one thread."""
+
+    n_parameters: int
+    step: float
+    slice: float
 
 
 class Queue:
@@ -163,11 +186,105 @@ class Queue:
         if failed := sorted(set(missing) - set(self.done())):
             sys.exit(f"failed: {', '.join(failed)}; `dvc queue logs <name>` in {self.folder.name} tells why")
 
+    def show(self, run: str, file: str) -> str:
+        """A file of an experiment."""
+        refs = self.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+        ref = next(ref for ref in refs if ref.endswith(f"/{run}"))
+        return self.run("git", "show", f"{ref}:{file}")
+
+    def costs(self, name: str) -> dict[str, Cost]:
+        """What each stage of a method costs, at the sizes and params of its experiment."""
+        params = YAML(typ="safe").load(self.show(runs_of(name, 4, self.done())[0], "params.yaml"))
+        return {stage: cost(params[stage]) for stage in stages_of(name)}
+
     def status(self) -> Iterator[tuple[str, str]]:
         """Name and status of every task of the queue."""
         for line in self.run("dvc", "queue", "status").splitlines():
             if found := re.match(r"[0-9a-f]{7}\s+(\S+)\s.*\s(Queued|Running|Success|Failed)\s*$", line):
                 yield found[1], found[2]
+
+
+def stages_of(name: str) -> list[str]:
+    """The stages whose networks a method uses."""
+    only_first = (SEARCHED | FURTHER)[name].image == "varnet"
+    return ["train_varnet"] if only_first else ["train_rcan"] if name == "unet" else ["train_varnet", "train_rcan"]
+
+
+def cost(section: dict[str, Any]) -> Cost:
+    """Measured on random scans or images of the size of the heads: what they show costs nothing."""
+    torch.set_num_threads(1)
+    choice, fit = NamedParams(**section["network"]), section["fit"]
+    size = (fit["batch_size"], N_COILS, *FRAME)
+    mask = torch.ones(size[0], size[-1], dtype=torch.bool)
+    if "inputs" in section:
+        network = build(IMAGE_NETWORKS, choice, len(section["inputs"]))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        inputs = [torch.rand(size[0], len(section["inputs"]), *FRAME).to(memory_format=torch.channels_last)]
+    else:
+        network = build(KSPACE_NETWORKS, choice)
+        inputs = [torch.randn(size, dtype=torch.complex64), mask, mask]
+    target, loss = torch.rand(size[0], *FRAME), LossParams.model_validate(fit["loss"])
+
+    def step() -> None:
+        reconstruction_loss(network(*inputs), target, torch.ones(size[0]), loss).mean().backward()
+
+    @torch.no_grad()
+    def one_slice() -> None:
+        network(*(part[:1] for part in inputs))
+
+    return Cost(sum(p.numel() for p in network.parameters()), seconds(step), seconds(one_slice))
+
+
+def seconds(work: Callable[[], None], n: int = 7) -> float:
+    """Median CPU seconds of some work, after once for what libraries make once."""
+    times = []
+    for _ in range(n + 1):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return statistics.median(times[1:])
+
+
+def costs_table(costs: Mapping[str, Mapping[str, Cost]]) -> str:
+    """Markdown: parameters, and milliseconds of CPU a slice on one thread."""
+    lines = ["| | parameters | ms a slice | ms a training step |", "|---|---|---|---|"]
+    for name, stages in costs.items():
+        parameters = " + ".join(f"{one.n_parameters:,}" for one in stages.values())
+        steps = " + ".join(f"{1e3 * one.step:.0f}" for one in stages.values())
+        lines.append(
+            f"| {LABELS[name]} | {parameters} | {1e3 * sum(one.slice for one in stages.values()):.0f} | {steps} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(queue: Queue, costs: Mapping[str, Mapping[str, Cost]], file: Path) -> None:
+    """Validation SSIM after each epoch against the CPU time of all training so far, stage 1's included."""
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    for name, style in CURVES.items():
+        if name not in costs:
+            continue
+        run = runs_of(name, 4, queue.done())[0]
+        params = YAML(typ="safe").load(queue.show(run, "params.yaml"))
+        spent, best = 0.0, -1.0
+        x: list[float] = []
+        y: list[float] = []
+        for stage, one in costs[name].items():
+            lines = queue.show(run, f"metrics/curves/{stage.removeprefix('train_')}.tsv").splitlines()
+            column = lines[0].split("\t").index("val_ssim")
+            n_steps = N_TRAIN / params[stage]["fit"]["batch_size"]
+            best = -1.0
+            for line in lines[1:]:
+                spent += n_steps * one.step
+                best = max(best, float(line.split("\t")[column]))
+                x.append(spent)
+                y.append(best)
+        axes.plot(x, y, style, label=LABELS[name].strip("*"), markersize=4)
+    axes.set_xlabel("CPU seconds of training, both stages")
+    axes.set_ylabel("validation SSIM, best so far")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=140, metadata={"Software": None})
 
 
 def settings(changes: Changes) -> Iterator[str]:

@@ -35,11 +35,19 @@ def spread_over_processes(stage: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run the `main` of a stage: an InputError is one line on stderr and exit status 1, anything else a traceback."""
+    """Run the `main` of a stage: an InputError is one line on stderr and exit status 1, anything else a traceback.
+
+    One line too where a process of a DataLoader raised it, or was killed: torch tells of either in many.
+    """
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {str(error).rstrip().splitlines()[-1].removeprefix('frost.errors.InputError: ')}")
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        said = str(error).strip().rstrip(".")
+        sys.exit(f"error: {said}; was there too little memory? Run it again: what was finished is kept")
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -459,7 +459,8 @@ def produce_all(
 
     Processes, and ranks under torchrun, agree by the locks of keys alone, longest volume first, and none
     waits for another. In the end the first rank makes what others did not live to finish, links, and writes
-    each split's index. Returns how many slices were missing. Raises the first InputError of any process.
+    each split's index. Returns how many slices were missing, whoever computed them. Raises the first InputError of
+    any process.
     """
     keys = {entry_key(stage, task.facts): task for tasks in splits.values() for task in tasks}
     longest_first = sorted(keys, key=lambda key: (-keys[key].n_slices, key))

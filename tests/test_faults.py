@@ -8,10 +8,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+from ruamel.yaml import YAML
 
+from stages import train_rcan
 from tests.soak import CACHES, ROOT, SLICES, VOLUMES, Workspace
 
 pytestmark = pytest.mark.faults
@@ -63,6 +68,21 @@ def test_a_full_disk_and_two_runs_at_once(work):
     assert not work.store.damaged() and not list(work.store.root.glob("tmp/*"))
 
 
+@pytest.mark.parametrize("n", [2, 4])
+def test_runs_at_once_ask_the_network_for_each_slice_once_in_all(work, n):
+    """Whatever its number of processes: passes are counted in the network."""
+    passes = work.folder / "passes"
+    work.environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'passes'}", "VARNET_PASSES": str(passes)}
+    places = [f"place{i}" for i in range(n)]
+    for stage in CACHES:
+        runs = [start(work, stage, place) for place in places]
+        said = [run.communicate(timeout=240)[0] for run in runs]
+        assert [run.returncode for run in runs] == [0] * n, said
+        assert len({work.digest(stage, place) for place in places}) == 1
+    assert len(passes.read_text().splitlines()) == N_SLICES
+    assert not work.store.damaged() and not list(work.store.root.glob("tmp/*"))
+
+
 # The superuser may write everywhere, and nobody else may read where Python lies: all is loaded first.
 AS_NOBODY = """
 import os, sys
@@ -92,3 +112,72 @@ def test_a_store_that_can_only_be_read_is_enough(work):
     assert work.digest("prepare") == want
     for path in (work.store.root, *work.store.root.rglob("*")):
         path.chmod(0o755)
+
+
+# ---- the training of stage 2, whose batches are read by a process of their own
+
+
+@pytest.fixture
+def training(workspace, tmp_path, monkeypatch):
+    """What `train_rcan` is given for a small network, 15 short epochs, and one process that reads for it."""
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    params["train_rcan"]["network"] |= {"features": 4, "groups": 1, "blocks": 1, "reduction": 2}
+    params["train_rcan"]["fit"] |= {"epochs": 15}
+    params["train_rcan"]["fit"]["loader"] |= {"num_workers": 1}
+    YAML().dump(params, tmp_path / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FROST_STORE", str(tmp_path / "store"))
+    for cache in CACHES.values():
+        shutil.copytree(workspace.root / cache, tmp_path / cache)
+    return ["--images", "data/images.zarr", "--varnet", "data/varnet.zarr", "--network", "rcan", "--curves", "rcan.tsv"]
+
+
+def start_training(arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.train_rcan", *arguments], env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def until(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end, "never came true"
+        time.sleep(0.005)
+    return result
+
+
+def test_a_killed_loader_process_ends_the_training_and_the_next_goes_on(training, tmp_path, monkeypatch):
+    """To the bits of a training that nobody disturbed, and that read by itself."""
+    first = start_training(training)
+    state = until(lambda: next(tmp_path.glob("store/training/*/state"), None))
+    psutil.Process(first.pid).children()[0].kill()
+    said, _ = first.communicate(timeout=120)
+    assert first.returncode == 1 and re.fullmatch(r"error: DataLoader worker .*Run it again.*\n", said), said
+    reached = torch.load(state, weights_only=True)
+    assert 0 < len(reached["history"]) < 15
+    reached["history"][0]["loss"] = 1234.5  # only who goes on from here will say so
+    torch.save(reached, state)
+    second = start_training(training)
+    said, _ = second.communicate(timeout=120)
+    assert second.returncode == 0, said
+    assert "1234.5" in Path("rcan.tsv").read_text().splitlines()[1]
+
+    killed = Path("rcan/weights.safetensors").read_bytes()
+    monkeypatch.setenv("FROST_STORE", str(tmp_path / "another"))
+    alone = YAML(typ="safe").load(Path("params.yaml").read_text())
+    alone["train_rcan"]["fit"]["loader"]["num_workers"] = 0
+    YAML().dump(alone, Path("params.yaml"))
+    train_rcan.main(training)
+    assert Path("rcan/weights.safetensors").read_bytes() == killed
+
+
+def test_damage_that_a_loader_process_finds_is_one_line(training):
+    shard = next(Path("data/varnet.zarr/train").glob("*/c/0/0/0/0"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 4] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(content)
+    run = start_training(training)
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == 1 and re.fullmatch(rf"error: {shard.parents[4]}: slice 0 is damaged.*\n", said), said

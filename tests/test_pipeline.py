@@ -1,6 +1,6 @@
-"""The real pipeline by `dvc repro`: what runs, what does not, and how many slices the frozen network is asked for.
+"""The real pipeline by `dvc repro`: what runs, what does not, and how many slices a VarNet is asked for.
 
-The tiny pipeline is run once; each test works on a copy of it.
+The tiny pipeline is run once; each test works on a copy of it. Passes are counted in the network, not by the stages.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -45,6 +46,7 @@ class Repository:
     def run(self, *command, status=0, **environment):
         own = {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
         own |= {"DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"), "GIT_CONFIG_GLOBAL": os.devnull}
+        own |= {"PYTHONPATH": str(ROOT / "tests" / "passes"), "VARNET_PASSES": str(self.folder.parent / "passes")}
         own |= {f"GIT_{who}_{what}": "frost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FROST_", "PYTEST_"))}
         done = subprocess.run(
@@ -67,6 +69,13 @@ class Repository:
     def repro(self, *arguments):
         """`dvc repro`; the stages that ran, each with what it said."""
         return stages_run(self.run("dvc", "repro", *arguments))
+
+    def passes(self):
+        """Slices that any process of any stage asked a VarNet for since this was called last."""
+        file = self.folder.parent / "passes"
+        n_slices = len(file.read_text().splitlines()) if file.exists() else 0
+        file.unlink(missing_ok=True)
+        return n_slices
 
     def params(self, **changes):
         """Set params, `section__key=value`."""
@@ -100,7 +109,7 @@ def stages_run(said):
 
 
 def slices(ran, stage):
-    """How many slices a stage computed: for `cache_varnet`, passes of the frozen network."""
+    """How many slices a stage says that it computed."""
     return int(re.search(r"(\d+) slices computed", ran[stage])[1]) if stage in ran else 0
 
 
@@ -124,7 +133,7 @@ def new_repository(folder):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """The pipeline run once from nothing, by one of the processes that pytest may have: its folder, and what ran."""
+    """The pipeline run once from nothing, by one of the processes that pytest has: its folder, what ran, passes."""
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder, said = base / "pipeline" / "repository", base / "pipeline-said"
@@ -135,26 +144,29 @@ def finished(tmp_path_factory):
             text = repository.run("dvc", "repro")
             repository.commit()
             said.write_text(text)
-    return folder, stages_run(said.read_text())
-
-
-def copy_or_link(source, target):
-    """What is read-only, as all that the store and DVC keep, is shared."""
-    if Path(source).stat().st_mode & 0o222:
-        shutil.copy2(source, target)
-    else:
-        os.link(source, target)
+    return folder, stages_run(said.read_text()), len((folder.parent / "passes").read_text().splitlines())
 
 
 @pytest.fixture
 def repository(finished, tmp_path):
-    shutil.copytree(finished[0], tmp_path / "repository", symlinks=True, copy_function=copy_or_link)
+    """A copy of it that shares nothing with it: files that were one on disk are one again among themselves."""
+    copies = {}
+
+    def copy(source, target):
+        inode = Path(source).stat().st_ino
+        if inode in copies:
+            os.link(copies[inode], target)
+        else:
+            copies[inode] = shutil.copy2(source, target)
+
+    shutil.copytree(finished[0], tmp_path / "repository", symlinks=True, copy_function=copy)
     return Repository(tmp_path / "repository")
 
 
 def test_the_first_run_makes_everything_and_the_second_nothing(finished, repository):
     assert list(finished[1]) == list(STAGES)
     assert slices(finished[1], "prepare") == slices(finished[1], "cache_varnet") == 6
+    assert finished[2] == 2 + 2 + 6  # an epoch, its validation, and the frozen network once over every slice
     declared = YAML(typ="safe").load((repository.folder / "dvc.yaml").read_text())["stages"]
     for stage in declared.values():
         for out in (out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])):
@@ -162,7 +174,7 @@ def test_the_first_run_makes_everything_and_the_second_nothing(finished, reposit
     metrics = json.loads((repository.folder / "metrics" / "evaluate.json").read_text())
     assert 0 < metrics["test"]["rcan"]["ssim"] < 1
 
-    assert list(repository.repro()) == ["index"]
+    assert list(repository.repro()) == ["index"] and repository.passes() == 0
     assert repository.git("status", "--porcelain") == ""
     for shard in repository.folder.glob("data/*.zarr/*/*/c/0/0/0/0"):  # one copy on disk: store, out and cache share it
         shares = [path for path in (repository.folder / ".dvc").rglob("*") if path.samefile(shard)]
@@ -173,6 +185,7 @@ def test_an_experiment_in_a_temporary_workspace_asks_stage_1_nothing(repository)
     said = repository.run("dvc", "exp", "run", "--temp", "--name", "longer", "-S", "train_rcan.fit.epochs=2")
     ran = stages_run(said)
     assert list(ran) == ["index", "train_rcan", "evaluate"] and "2 epochs" in ran["train_rcan"]
+    assert repository.passes() == 0
     assert repository.git("status", "--porcelain") == ""
     assert not list(repository.folder.glob(".dvc/tmp/exps/**/frost-store"))  # it used that of the main workspace
     difference = json.loads(repository.run("dvc", "metrics", "diff", "HEAD", "longer", "--json"))
@@ -204,21 +217,21 @@ def test_own_scans_elsewhere(repository, tmp_path):
     repository.params(simulate__subjects=0, index__source=str(own))
     ran = repository.repro("train_rcan", "cache_varnet")
     assert list(ran) == ["simulate", "index", "prepare", "cache_varnet"]  # nothing is trained
-    assert slices(ran, "prepare") == slices(ran, "cache_varnet") == 2
+    assert slices(ran, "prepare") == slices(ran, "cache_varnet") == repository.passes() == 2
 
     copy_scan(old, own / "train" / "added.h5", 1.2)
     repository.run("dvc", "freeze", "train_varnet")
     weights = repository.digest("models/varnet")
     ran = repository.repro("prepare", "cache_varnet")
     assert list(ran) == ["index", "prepare", "cache_varnet"]
-    assert slices(ran, "prepare") == slices(ran, "cache_varnet") == 2
+    assert slices(ran, "prepare") == slices(ran, "cache_varnet") == repository.passes() == 2
     assert repository.digest("models/varnet") == weights
 
     moved = own.rename(tmp_path / "moved")
     for file in moved.rglob("*.h5"):
         os.utime(file, (0, 0))
     repository.params(index__source=str(moved))
-    assert list(repository.repro("prepare", "cache_varnet")) == ["index"]
+    assert list(repository.repro("prepare", "cache_varnet")) == ["index"] and repository.passes() == 0
 
     scans = {file.read_bytes() for file in moved.rglob("added.h5")}
     kept = (file for file in repository.folder.rglob("*") if file.is_file() and not file.is_symlink())
@@ -252,6 +265,7 @@ def test_a_flipped_byte_is_found_and_that_volume_alone_made_anew(repository):
     assert "store entry cache_varnet/" in said and "slice 1 is damaged" in said
     said = repository.frost("verify", "--repair")
     assert re.search(r"cache_varnet: .*\b2 slices computed", said) and "prepare:" not in said
+    assert repository.passes() == 3 + 2  # three asked again, and the two of the damaged volume
     assert repository.digest(*outs) == right
     (folder / "inner").unlink()
     shutil.rmtree(folder / "data" / "varnet.zarr")
@@ -271,4 +285,26 @@ def test_push_here_pull_there(repository, tmp_path):
     assert clone.git("status", "--porcelain") == ""
     assert clone.digest("data/varnet.zarr") == repository.digest("data/varnet.zarr")
     ran = stages_run(clone.run("dvc", "exp", "run", "-S", "train_rcan.fit.epochs=2", "train_rcan"))
-    assert list(ran) == ["index", "train_rcan"]
+    assert list(ran) == ["index", "train_rcan"] and clone.passes() == 0
+
+
+def test_two_workers_of_a_queue(repository):
+    """Both end well, neither runs a stage before `train_rcan`, and both have the caches that were there."""
+    epochs = {"two": 2, "three": 3}
+    for name, n in epochs.items():
+        repository.run("dvc", "exp", "run", "--queue", "--name", name, "-S", f"train_rcan.fit.epochs={n}")
+    repository.run("dvc", "queue", "start", "--jobs", "2")
+    end = time.monotonic() + 240
+    while "0 active, 0 idle" not in (status := repository.run("dvc", "queue", "status")):
+        assert time.monotonic() < end, status
+        time.sleep(1)
+    assert status.count("Success") == 2, status
+    refs = repository.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
+    for name, n in epochs.items():
+        ran = stages_run(repository.run("dvc", "queue", "logs", name))
+        assert list(ran) == ["index", "train_rcan", "evaluate"] and f"{n} epochs" in ran["train_rcan"]
+        experiment = next(ref for ref in refs if ref.endswith(f"/{name}"))
+        locks = [YAML(typ="safe").load(repository.git("show", f"{of}:dvc.lock")) for of in ("HEAD", experiment)]
+        for stage in ("prepare", "train_varnet", "cache_varnet"):
+            assert locks[0]["stages"][stage]["outs"] == locks[1]["stages"][stage]["outs"]
+    assert repository.passes() == 0

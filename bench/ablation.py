@@ -92,9 +92,16 @@ VARIANTS: dict[str, Changes] = {
     },
     "the 2022 entry's normalisation": {"network.name": "per_channel"},
     "twice the epochs": {"fit.epochs": 2 * EPOCHS},
+    "10 epochs": {"fit.epochs": 10},
+    "flips off, 10 epochs": {"augment.flip_x": 0.0, "fit.epochs": 10},
+    "SSIM + L1, 10 epochs": {"fit.loss.l1": 1.0, "fit.epochs": 10},
+    "no attention, 10 epochs": {"network.reduction": None, "fit.epochs": 10},
 }  # fmt: skip
-DECIDED = ("default", "SSIM + L1", "L1", "average of weights (0.99)", "flips off", "direct output",
-           "no channel attention", "batch 1", "twice the epochs", "no attention, twice the epochs")  # fmt: skip
+DECIDED = (
+    "default", "SSIM + L1", "L1", "average of weights (0.99)", "flips off", "direct output", "no channel attention",
+    "batch 1", "twice the epochs", "no attention, twice the epochs", "10 epochs", "flips off, 10 epochs",
+    "SSIM + L1, 10 epochs",
+)  # fmt: skip
 SEEDS = dict.fromkeys(DECIDED, (0, 1, 2))  # of the others one
 TESTED = ("default", "the 2022 entry's choices")
 

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ from frost.image_networks import IMAGE_NETWORKS
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.losses import LossParams, reconstruction_loss
 from frost.params import NamedParams
+from frost.tables import Row
 
 Changes = dict[str, Any]
 Scores = dict[str, Any]
@@ -95,6 +96,8 @@ LABELS = {
     "frost_long_2": "Frost, stage 2 twice as long", "frost_r4_r8": "Frost, one network for R = 4 and 8",
     "frost_from_grappa": "Frost on VarNet from GRAPPA's k-space", "frost_folds": "Frost, cached out of 5 folds",
 }  # fmt: skip
+BOTH = "frost_r4_r8"
+TABLED = ("ssim", "ssim_foreground", "psnr", "nmse")
 BY_HAND = ("zero_filled", "grappa")  # nothing is trained
 CURVES = {"unet": "s-", "varnet_both": "o-", "grappa_varnet": "^-", "frost": "D-"}  # one region of SSIM for all
 N_TRAIN, N_COILS, FRAME = 160, 8, (96, 96)  # slices to train on, and their size
@@ -167,9 +170,13 @@ class Queue:
         """The scores of every finished experiment."""
         refs = self.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
         found = {ref.rsplit("/", 1)[1]: ref for ref in refs if not ref.startswith("refs/exps/celery")}
-        return {
+        scores = {
             name: json.loads(self.run("git", "show", f"{ref}:metrics/evaluate.json")) for name, ref in found.items()
         }
+        if f"r4-{BOTH}" in scores:  # one run, scored for each acceleration by itself
+            rows = read_run(f"r4-{BOTH}", self.folder, "metrics/tables/groups.csv").rows
+            scores |= {f"r{acceleration}-{BOTH}": of_acceleration(rows, acceleration) for acceleration in (4, 8)}
+        return scores
 
     def missing(self) -> dict[str, Changes]:
         """What can be run by what is known: a search first, then what its choice decides."""
@@ -331,6 +338,22 @@ def wanted(done: Mapping[str, Scores]) -> dict[str, Changes]:
         for seed in (1, 2):
             add(name, f"r4-{name}-seed{seed}", seed=seed)
     return runs
+
+
+def of_acceleration(rows: Sequence[Row], acceleration: int) -> Scores:
+    """Scores of RCAN as in metrics/evaluate.json, from the rows of one acceleration: means over volumes."""
+    scores: Scores = {}
+    for split in ("val", "test"):
+        some = [
+            row for row in rows if (row["split"], row["image"], row["acceleration"]) == (split, "rcan", acceleration)
+        ]
+        n_volumes = sum(float(row["n_volumes"]) for row in some)
+        scores[split] = {
+            "rcan": {
+                score: sum(float(row[score]) * float(row["n_volumes"]) for row in some) / n_volumes for score in TABLED
+            }
+        }
+    return scores
 
 
 def trial(name: str, rate: float) -> str:

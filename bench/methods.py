@@ -12,6 +12,7 @@ CPU a step) takes 2 parts and stage 2 (12 of RCAN) 1 part of a method's time; `-
 
 import argparse
 import json
+import multiprocessing
 import os
 import re
 import statistics
@@ -26,6 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
+from bench.memory import resident
 from frost.checkpoint import build
 from frost.compare import compare_rows, read_run
 from frost.image_networks import IMAGE_NETWORKS
@@ -127,11 +129,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 class Cost(NamedTuple):
-    """Of one stage: number of parameters; CPU seconds of a training step and of a slice, on one thread."""
+    """Of one stage: number of parameters; CPU seconds of a training step and of a slice, on one thread; bytes at most.
+
+    The bytes are what training adds to its process: activations, gradients, and what convolutions work with.
+    """
 
     n_parameters: int
     step: float
     slice: float
+    peak: int
 
 
 class Queue:
@@ -205,7 +211,8 @@ class Queue:
     def costs(self, name: str) -> dict[str, Cost]:
         """What each stage of a method costs, at the sizes and params of its experiment."""
         params = YAML(typ="safe").load(self.show(runs_of(name, 4, self.done())[0], "params.yaml"))
-        return {stage: cost(params[stage]) for stage in stages_of(name)}
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as alone:
+            return {stage: alone.apply(cost, (params[stage],)) for stage in stages_of(name)}
 
     def status(self) -> Iterator[tuple[str, str]]:
         """Name and status of every task of the queue."""
@@ -234,6 +241,7 @@ def cost(section: dict[str, Any]) -> Cost:
         network = build(KSPACE_NETWORKS, choice)
         inputs = [torch.randn(size, dtype=torch.complex64), mask, mask]
     target, loss = torch.rand(size[0], *FRAME), LossParams.model_validate(fit["loss"])
+    before = resident()
 
     def step() -> None:
         reconstruction_loss(network(*inputs), target, torch.ones(size[0]), loss).mean().backward()
@@ -242,7 +250,8 @@ def cost(section: dict[str, Any]) -> Cost:
     def one_slice() -> None:
         network(*(part[:1] for part in inputs))
 
-    return Cost(sum(p.numel() for p in network.parameters()), seconds(step), seconds(one_slice))
+    n_parameters = sum(p.numel() for p in network.parameters())
+    return Cost(n_parameters, seconds(step), seconds(one_slice), resident("VmHWM") - before)
 
 
 def seconds(work: Callable[[], None], n: int = 7) -> float:
@@ -256,13 +265,15 @@ def seconds(work: Callable[[], None], n: int = 7) -> float:
 
 
 def costs_table(costs: Mapping[str, Mapping[str, Cost]]) -> str:
-    """Markdown: parameters, and milliseconds of CPU a slice on one thread."""
-    lines = ["| | parameters | ms a slice | ms a training step |", "|---|---|---|---|"]
+    """Markdown: parameters, milliseconds of CPU on one thread, and memory; of two stages, first + second."""
+    lines = ["| | parameters | ms a slice | ms a training step | MB in training |", "|---|---|---|---|---|"]
     for name, stages in costs.items():
         parameters = " + ".join(f"{one.n_parameters:,}" for one in stages.values())
         steps = " + ".join(f"{1e3 * one.step:.0f}" for one in stages.values())
+        peaks = " + ".join(f"{one.peak / 1e6:.0f}" for one in stages.values())
         lines.append(
-            f"| {LABELS[name]} | {parameters} | {1e3 * sum(one.slice for one in stages.values()):.0f} | {steps} |"
+            f"| {LABELS[name]} | {parameters} | {1e3 * sum(one.slice for one in stages.values()):.0f} | "
+            f"{steps} | {peaks} |"
         )
     return "\n".join(lines)
 

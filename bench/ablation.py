@@ -3,8 +3,8 @@
     python -m bench.ablation [--results FILE] [--only VARIANT ...] [--seeds N] [--table]
 
 Trains every variant that the results file does not have yet, one after another, each in a process of its own with one
-thread, for 4 epochs where nothing else is said; ended at any moment, the same line goes on. `--table` prints what there is.
-Everything is chosen on `val`; `test` is scored for the default and for the 2022 entry's choices alone.
+thread, for 4 epochs where nothing else is said; ended at any moment, the same line goes on. `--table` prints what there
+is. Everything is chosen on `val`; `test` is scored for the default and for the 2022 entry's choices alone.
 """
 
 import argparse

@@ -41,7 +41,8 @@ Scores = dict[str, Any]
 
 DATA: Changes = {
     "simulate.subjects": 16, "simulate.val": 2, "simulate.test": 4, "simulate.slices": 8, "simulate.coils": 8,
-    "simulate.size": 96, "train_varnet.fit.epochs": 6, "train_rcan.fit.epochs": 12, "evaluate.presets": [],
+    "simulate.size": 96, "train_varnet.fit.epochs": 6, "train_rcan.fit.epochs": 12, "train_rcan.fit.loss.l1": 0.0,
+    "evaluate.presets": [],
 }  # fmt: skip
 UNET: Changes = {
     "train_rcan.inputs": ["zero_filled"], "train_rcan.fit.epochs": 9,
@@ -90,6 +91,7 @@ FURTHER = {
                            "train_varnet.fit.epochs": 3, "train_rcan.fit.epochs": 6}),
     "frost_from_grappa": Method(FROM_GRAPPA),
     "frost_folds": Method({"train_varnet.folds": 5}),
+    "frost_long_1_folds": Method({"train_varnet.folds": 5, "train_varnet.fit.epochs": 18}),
 }  # fmt: skip
 LABELS = {
     "zero_filled": "zero-filled", "grappa": "GRAPPA", "unet": "U-Net on zero-filled", "varnet": "VarNet",
@@ -97,6 +99,7 @@ LABELS = {
     "seed": "2022 entry's recipe", "frost": "**Frost**", "frost_long_1": "Frost, VarNet three times as long",
     "frost_long_2": "Frost, stage 2 twice as long", "frost_r4_r8": "Frost, one network for R = 4 and 8",
     "frost_from_grappa": "Frost on VarNet from GRAPPA's k-space", "frost_folds": "Frost, cached out of 5 folds",
+    "frost_long_1_folds": "Frost, VarNet three times as long, out of 5 folds",
 }  # fmt: skip
 BOTH = "frost_r4_r8"
 TABLED = ("ssim", "ssim_foreground", "psnr", "nmse")

@@ -62,12 +62,12 @@ def look(layer: ChannelAttention, maps: Tensor) -> tuple[Tensor, Tensor]:
 
 def draw(points: dict[str, Any], file: Path) -> None:
     """All blocks in one frame."""
-    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     axes = figure.subplots()
     for name, (share, weight) in points.items():
         axes.plot(share, weight, ".", label=name.removesuffix(".attention"))
     axes.set(xlabel="share of energy above half of the largest frequency", ylabel="channel attention")
-    axes.legend(frameon=False, fontsize=7)
+    axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110, metadata={"Software": None})

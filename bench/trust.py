@@ -4,7 +4,8 @@
     python -m bench.trust --residuals trust.json [--workspace DIR] [--figures FOLDER] [--volume NAME]
 
 `trust_curves.png`: the error of RCAN by tenths of the disagreement of VarNet and GRAPPA, and the residuals of every
-volume. `trust.png`: the middle slice of one volume, the disagreement, and the error, both smoothed, each from 0 to its own maximum.
+volume. `trust.png`: the middle slice of one volume, the disagreement, and the error, both smoothed, each up to its own
+maximum.
 """
 
 import argparse

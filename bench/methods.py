@@ -106,7 +106,7 @@ TABLED = ("ssim", "ssim_foreground", "psnr", "nmse")
 BY_HAND = ("zero_filled", "grappa")  # nothing is trained
 CURVES = {"unet": "s-", "varnet_both": "o-", "grappa_varnet": "^-", "frost": "D-"}  # one region of SSIM for all
 N_TRAIN, N_COILS, FRAME = 160, 8, (96, 96)  # slices to train on, and their size
-MAIN = ("varnet_both", "seed", "frost")  # with other seeds and rotations; `frost` gives VarNet's scores too
+MAIN = ("varnet_both", "seed", "frost")  # with rotations; `frost` gives VarNet's scores too
 ONCE_MORE = ("unet", "grappa_varnet", "frost_from_grappa", "frost_folds")  # at R = 8 too
 
 
@@ -348,7 +348,7 @@ def wanted(done: Mapping[str, Scores]) -> dict[str, Changes]:
             add(name, f"r4-{name}-rotation{rotation}", rotation=rotation)
     for name in (*MAIN, *ONCE_MORE):
         add(name, f"r8-{name}", acceleration=8)
-    for name in MAIN:
+    for name in (*MAIN, "unet"):
         for seed in (1, 2):
             add(name, f"r4-{name}-seed{seed}", seed=seed)
     return runs

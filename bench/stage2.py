@@ -1,12 +1,13 @@
 """Stage 2's epoch three ways: frozen VarNet in the loop, from the cache, and from tensors in memory.
 
-    python -m bench.stage2 [--full] [--workspace DIR]
+    python -m bench.stage2 [--full] [--workspace DIR | --entry]
 
 (a) as the 2022 entry trained: each step reads k-space from h5 and asks the frozen VarNet again; (b) as stage
 `train_rcan` does: from the two caches; (c) the limit: the same steps on tensors that are in memory. Network, loss,
 optimiser and batch are those of params.yaml, the scans and networks those that `dvc repro` left. The three take turns
 step by step, so that whatever else the machine does meets all; one thread, processor time, files in the page cache.
-Peak memory is measured in a process of its own for each. `--full` takes a whole epoch. The last line is JSON.
+Peak memory is measured in a process of its own for each. `--full` takes a whole epoch; `--entry` two steps at the size
+of the 2022 entry, on noise: its network, 15 coils, 640 x 368, a VarNet of 12 cascades. The last line is JSON.
 """
 
 import argparse
@@ -15,26 +16,33 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import torch
 from ruamel.yaml import YAML
 from torch.utils.data import DataLoader, Dataset
 
 from bench.memory import resident
+from bench.varnet import PUBLIC
 from frost.batches import ShapeBatches
-from frost.checkpoint import build, load_network
-from frost.frozen import network_images
+from frost.checkpoint import build, load_network, save_network
+from frost.classical import PrepareParams, write_images
+from frost.frozen import network_images, write_network_images
 from frost.image_networks import IMAGE_NETWORKS
+from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.losses import reconstruction_loss
 from frost.pairs import PairDataset
-from frost.params import checked
+from frost.params import NamedParams, checked
 from frost.reader import VolumeReader
-from frost.volumes import read_index
+from frost.shards import write_split
+from frost.volumes import read_index, write_index
 from stages.train_rcan import TrainRCANParams
 
 AIM = "an epoch from the cache within 3 % of one from memory"
@@ -48,19 +56,29 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="an epoch, not a few steps")
     parser.add_argument("--workspace", type=Path, default=Path(), help="where `dvc repro` ran")
+    parser.add_argument("--entry", action="store_true", help="the 2022 entry's size; a quarter of an hour")
     parser.add_argument("--peak", choices=WAYS, help="peak memory of one way, in this process")
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
     if asked.peak:
         print(peak(asked.workspace, asked.peak))
         return
-    stage = Stage2(asked.workspace)
-    n_steps = len(stage.batches) if asked.full else 24
+    with tempfile.TemporaryDirectory() as folder:
+        if asked.entry:
+            asked.workspace = Path(folder)
+            furnish(asked.workspace)
+        report(asked.workspace, None if asked.full else 24)
+
+
+def report(workspace: Path, most: int | None) -> None:
+    """Measure, print, and end with JSON; at most so many steps of each way."""
+    stage = Stage2(workspace)
+    n_steps = len(list(stage.batches)[:most])
     times = alternate(stage, n_steps)
     n_slices = len(stage.pairs) / sum(map(len, list(stage.batches)[:n_steps]))
     epochs = {way: n_slices * sum(values) for way, values in times.items()}
     median = {way: 1e3 * statistics.median(values) for way, values in times.items()}
-    peaks, read = {way: peak_apart(asked.workspace, way) for way in WAYS}, stage.bytes_read()
+    peaks, read = {way: peak_apart(workspace, way) for way in WAYS}, stage.bytes_read()
     for way, name in WAYS.items():
         print(f"{name:26s} {epochs[way]:7.1f} s an epoch, {median[way]:6.0f} ms a step, "
               f"{peaks[way] / 2**20:6.0f} MiB, {read[way] / 2**20:5.2f} MiB read a slice")  # fmt: skip
@@ -79,7 +97,7 @@ class Stage2:
     """The training of stage 2 as a workspace has it, fed in each of the three ways."""
 
     def __init__(self, workspace: Path) -> None:
-        section = YAML(typ="safe").load(Path("params.yaml").read_text())["train_rcan"]
+        section = YAML(typ="safe").load((workspace / "params.yaml").read_text())["train_rcan"]
         self.params = checked(TrainRCANParams, section, "params.yaml: train_rcan")
         data = workspace / "data"
         self.pairs = PairDataset(data / "images.zarr/train", data / "varnet.zarr/train", self.params.inputs)
@@ -135,6 +153,33 @@ class Scans(Dataset[Batch]):
         return item | {"inputs": torch.cat([torch.from_numpy(image), item["inputs"][1:]])}
 
 
+def furnish(workspace: Path) -> None:
+    """One volume of noise with two slices, and what the stages before would leave of it."""
+    params = YAML(typ="safe").load(Path("params.yaml").read_text())
+    params["train_rcan"] |= {"network": YAML(typ="safe").load(Path("params/rcan_2022.yaml").read_text())["network"]}
+    params["train_rcan"]["fit"] |= {"batch_size": 1}
+    source, data = workspace / "data/source", workspace / "data"
+    random = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        file = source / f"multicoil_{split}" / f"{split}.h5"
+        file.parent.mkdir(parents=True)
+        with h5py.File(file, "w") as h5:
+            h5["kspace"] = random.standard_normal((2, 15, 640, 368, 2), np.float32).view(np.complex64)[..., 0]
+            h5["reconstruction_rss"] = random.random((2, 320, 320), np.float32)
+    with (workspace / "params.yaml").open("w") as out:
+        YAML().dump(params, out)
+    index = build_index(IndexParams(**params["index"] | {"source": str(source)}), None)
+    write_index(data / "index", index)
+    network = build(KSPACE_NETWORKS, NamedParams(**params["train_varnet"]["network"] | PUBLIC | {"cascades": 12}))
+    save_network(workspace / "models/varnet", "varnet", network)
+    (volume,) = index["train"]
+    images, varnet = (data / f"{cache}.zarr" / "train" / volume.name for cache in ("images", "varnet"))
+    write_images(images, source, volume, PrepareParams(**params["prepare"]))
+    write_network_images(varnet, source, volume, network, {"network": "noise"}, torch.device("cpu"))
+    for split_folder in (images.parent, varnet.parent):
+        write_split(split_folder)
+
+
 def alternate(stage: Stage2, n_steps: int) -> dict[str, list[float]]:
     """Processor seconds of each step in each way, the ways in turn."""
     feeds = {way: stage.feed(way, n_steps) for way in WAYS}
@@ -162,10 +207,11 @@ def peak(workspace: Path, way: str) -> int:
     """Bytes that a few steps hold at most, beyond what the imports hold."""
     before = resident()
     stage = Stage2(workspace)
-    batches = stage.feed(way, 4)
+    n_steps = min(4, len(stage.batches))
+    batches = stage.feed(way, n_steps)
     if way != "in the loop":
         del stage.scans.varnet
-    for _ in range(4):
+    for _ in range(n_steps):
         stage.step(batches)
     return resident("VmHWM") - before
 

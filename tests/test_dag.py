@@ -66,5 +66,5 @@ def test_every_path_of_a_command_is_declared():
 
 def test_the_tree_of_the_readme_names_every_module():
     readme = (ROOT / "README.md").read_text()
-    modules = [path for folder in ("frost", "stages", "bench") for path in (ROOT / folder).rglob("[!_]*.py")]
+    modules = [path for folder in ("frost", "stages", "bench", "studies") for path in (ROOT / folder).rglob("[!_]*.py")]
     assert [path.name for path in modules if f"  {path.name} " not in readme] == []

@@ -1,7 +1,7 @@
 """The pictures of docs/trust.md, from a finished pipeline: what RCAN did to the measured data, and where it is wrong.
 
     frost trust --json --input data/simulated/test > trust.json
-    python -m bench.trust --residuals trust.json [--workspace DIR] [--figures FOLDER] [--volume NAME]
+    python -m studies.trust --residuals trust.json [--workspace DIR] [--figures FOLDER] [--volume NAME]
 
 `trust_curves.png`: the error of RCAN by tenths of the disagreement of VarNet and GRAPPA, and the residuals of every
 volume. `trust.png`: the middle slice of one volume, the disagreement, and the error, both smoothed, each up to its own

@@ -1,6 +1,6 @@
 """What does the second stage give, against what else, for the same time? Real heads, every method searched alike.
 
-    python -m bench.methods --heads FOLDER --workspace DIR [--jobs N] [--table]
+    python -m studies.methods --heads FOLDER --workspace DIR [--jobs N] [--table]
 
 Sixteen subjects, T1 and FLAIR, 8 coils, 96 x 96, R = 4 and R = 8: k-space is simulated from magnitude images that a
 scanner has processed, which flatters every method (Shimron 2022, doi:10.1073/pnas.2117203119). A clone of this
@@ -172,7 +172,14 @@ class Queue:
         with file.open("w") as out:
             yaml.dump(params, out)
         self.run(
-            "git", "-c", "user.name=bench", "-c", "user.email=bench", "commit", "-qam", "The heads of bench.methods"
+            "git",
+            "-c",
+            "user.name=studies",
+            "-c",
+            "user.email=studies",
+            "commit",
+            "-qam",
+            "The heads",
         )
 
     def done(self) -> dict[str, Scores]:

@@ -1,6 +1,6 @@
 """What each choice of stage 2 is worth: validation SSIM on the cached pairs, one change from a base at a time.
 
-    python -m bench.ablation [--results FILE] [--only VARIANT ...] [--seeds N] [--table]
+    python -m studies.ablation [--results FILE] [--only VARIANT ...] [--seeds N] [--table]
 
 The base is params.yaml with 4 epochs and SSIM alone as loss; what could win is trained for the 10 epochs of params.yaml
 too. Trains every variant that the results file does not have yet, one after another, each in a process of its own with
@@ -134,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def train_apart(name: str, seed: int, asked: argparse.Namespace) -> None:
     """One training in a process of its own; its row goes to the end of the results file."""
-    command = [sys.executable, "-m", "bench.ablation", "--run", name, str(seed)]
+    command = [sys.executable, "-m", "studies.ablation", "--run", name, str(seed)]
     command += ["--images", str(asked.images), "--varnet", str(asked.varnet)]
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True, check=True

@@ -1,6 +1,6 @@
 """Does channel attention prefer feature maps of high frequency, as it is often explained? On a trained RCAN.
 
-    python -m bench.attention [--workspace DIR] [--figure FILE]
+    python -m studies.attention [--workspace DIR] [--figure FILE]
 
 For every attention of the network of `models/rcan`, over validation slices: the weight that each feature map gets, and
 the share of its energy above half of the largest frequency. Prints Spearman's rank correlation of the two, by block.

@@ -1,6 +1,6 @@
 """Out-of-fold caching: what stage 2 gains when networks blind to the training volumes make stage 1's images of them.
 
-    python -m bench.folds [--workspace DIR] [--results FILE] [--table]
+    python -m studies.folds [--workspace DIR] [--results FILE] [--table]
 
 K = 1, 2 and 5, by the stages themselves, twice: with as many steps for every network of stage 1 as the default has
 (what folds give), and with that many steps for all networks of a K together (what they give for their time). Stage 1
@@ -21,13 +21,13 @@ from typing import Any
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
-from bench.ablation import mean_ssim, rows
 from frost.checkpoint import load_network
 from frost.folds import fold_of
 from frost.image_networks import IMAGE_NETWORKS
 from frost.losses import LossParams
 from frost.pairs import PairDataset
 from frost.volumes import SPLITS, Volume, read_index, write_index
+from studies.ablation import mean_ssim, rows
 
 KS = (1, 2, 5)
 SEEDS = (0, 1, 2)

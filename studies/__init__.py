@@ -1,0 +1,1 @@
+"""Experiments whose tables and figures stand in docs/, each one command that goes on where it stopped."""

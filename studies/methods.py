@@ -1,13 +1,15 @@
 """What does the second stage give, against what else, for the same time? Real heads, every method searched alike.
 
     python -m studies.methods --heads FOLDER --workspace DIR [--jobs N] [--table]
+    python -m studies.methods --costs
 
 Sixteen subjects, T1 and FLAIR, 8 coils, 96 x 96, R = 4 and R = 8: k-space is simulated from magnitude images that a
 scanner has processed, which flatters every method (Shimron 2022, doi:10.1073/pnas.2117203119). A clone of this
 repository becomes the workspace, and every training a DVC experiment in its queue: first each method with three
 learning rates, then, with the rate that is best on `val`, other seeds, rotations of the splits and R = 8. Ended at any
 moment, the same line queues what is missing and goes on. Epochs are such that stage 1 (6 epochs of VarNet, 115 ms of
-CPU a step) takes 2 parts and stage 2 (12 of RCAN) 1 part of a method's time; `--table` prints what there is.
+CPU a step) takes 2 parts and stage 2 (12 of RCAN) 1 part of a method's time; `--table` prints what there is. `--costs`
+needs neither heads nor experiments: what a network costs does not depend on what it has learned.
 """
 
 import argparse
@@ -103,7 +105,7 @@ LABELS = {
 }  # fmt: skip
 BOTH = "frost_r4_r8"
 TABLED = ("ssim", "ssim_foreground", "psnr", "nmse")
-BY_HAND = ("zero_filled", "grappa")  # nothing is trained
+COSTED = ("unet", "varnet", "grappa_varnet", "seed", "frost")  # the others are these, for longer
 CURVES = {"unet": "s-", "varnet_both": "o-", "grappa_varnet": "^-", "frost": "D-"}  # one region of SSIM for all
 N_TRAIN, N_COILS, FRAME = 160, 8, (96, 96)  # slices to train on, and their size
 MAIN = ("varnet_both", "seed", "frost")  # with rotations; `frost` gives VarNet's scores too
@@ -114,21 +116,25 @@ def main(argv: list[str] | None = None) -> None:
     """Queue what is missing and work it off, or print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heads", type=Path, help="folder of <subject>_<contrast>.nii.gz")
-    parser.add_argument("--workspace", type=Path, required=True, help="a folder beside this repository")
+    parser.add_argument("--workspace", type=Path, help="a folder beside this repository")
     parser.add_argument("--jobs", type=int, default=2, help="experiments at once, one thread each")
     parser.add_argument("--table", action="store_true", help="only print what there is")
+    parser.add_argument("--costs", action="store_true", help="only measure what each network costs")
     parser.add_argument("--figure", type=Path, help="draw validation SSIM against training time into this PNG")
     asked = parser.parse_args(argv)
+    if asked.costs:
+        print(costs_table({name: costs_of(name) for name in COSTED}))
+        return
+    if asked.workspace is None:
+        parser.error("--workspace: where the experiments are, or will be")
     queue = Queue(asked.workspace)
     if not asked.table:
         queue.create(asked.heads)
         while missing := queue.missing():
             queue.work(missing, asked.jobs)
     print(tables(queue))
-    costs = {name: queue.costs(name) for name in LABELS if name not in BY_HAND and runs_of(name, 4, queue.done())}
-    print(costs_table(costs))
     if asked.figure:
-        draw(queue, costs, asked.figure)
+        draw(queue, {name: costs_of(name) for name in CURVES if runs_of(name, 4, queue.done())}, asked.figure)
 
 
 class Cost(NamedTuple):
@@ -161,26 +167,9 @@ class Queue:
         if heads is None or not heads.is_dir():
             sys.exit(f"--heads: {heads} is not a folder of NIfTI heads")
         subprocess.run(["git", "clone", "--quiet", Path(__file__).parents[1], self.folder], check=True)
-        yaml, file = YAML(), self.folder / "params.yaml"
-        params = yaml.load(file.read_text())
-        for key, value in (DATA | {"simulate.heads": str(heads.resolve())}).items():
-            *groups, last = key.split(".")
-            section = params
-            for group in groups:
-                section = section[group]
-            section[last] = value
-        with file.open("w") as out:
-            yaml.dump(params, out)
-        self.run(
-            "git",
-            "-c",
-            "user.name=studies",
-            "-c",
-            "user.email=studies",
-            "commit",
-            "-qam",
-            "The heads",
-        )
+        with (self.folder / "params.yaml").open("w") as out:
+            YAML().dump(changed(DATA | {"simulate.heads": str(heads.resolve())}), out)
+        self.run("git", "-c", "user.name=studies", "-c", "user.email=studies", "commit", "-qam", "The heads")
 
     def done(self) -> dict[str, Scores]:
         """The scores of every finished experiment."""
@@ -218,17 +207,30 @@ class Queue:
         ref = next(ref for ref in refs if ref.endswith(f"/{run}"))
         return self.run("git", "show", f"{ref}:{file}")
 
-    def costs(self, name: str) -> dict[str, Cost]:
-        """What each stage of a method costs, at the sizes and params of its experiment."""
-        params = YAML(typ="safe").load(self.show(runs_of(name, 4, self.done())[0], "params.yaml"))
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as alone:
-            return {stage: alone.apply(cost, (params[stage],)) for stage in stages_of(name)}
-
     def status(self) -> Iterator[tuple[str, str]]:
         """Name and status of every task of the queue."""
         for line in self.run("dvc", "queue", "status").splitlines():
             if found := re.match(r"[0-9a-f]{7}\s+(\S+)\s.*\s(Queued|Running|Success|Failed)\s*$", line):
                 yield found[1], found[2]
+
+
+def costs_of(name: str) -> dict[str, Cost]:
+    """What each stage of a method costs, at the size of the heads, each in a process of its own."""
+    params = changed((SEARCHED | FURTHER)[name].changes)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as alone:
+        return {stage: alone.apply(cost, (params[stage],)) for stage in stages_of(name)}
+
+
+def changed(changes: Changes) -> dict[str, Any]:
+    """The params of this repository with these changes."""
+    params: dict[str, Any] = YAML(typ="safe").load((Path(__file__).parents[1] / "params.yaml").read_text())
+    for key, value in changes.items():
+        *groups, last = key.removeprefix("+").split(".")
+        section = params
+        for group in groups:
+            section = section[group]
+        section[last] = value
+    return params
 
 
 def stages_of(name: str) -> list[str]:

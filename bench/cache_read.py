@@ -200,6 +200,7 @@ def time_training(folder: Path, n_steps: int) -> dict[str, Any]:
         optimizer.step()
         return time.perf_counter() - start, read - start
 
+    feeds: dict[str, Iterator[dict[str, Any]]]
     feeds = {f"{n} workers": iter(DataLoader(pairs, batch_sampler=chosen, num_workers=n)) for n in WORKERS}
     feeds["memory"] = iter(list(DataLoader(pairs, batch_sampler=chosen)))
     rounds = [[step(feed) for feed in feeds.values()] for _ in chosen][2:]  # after warming up

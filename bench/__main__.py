@@ -53,8 +53,8 @@ def draw(results: list[Result], file: Path) -> None:
     for place, result in enumerate(reversed(results)):
         higher = result["better"] == "higher"
         ratio = result["ratio"] if higher else 1 / result["ratio"]
-        axes.barh(place, ratio, color="#0072b2", height=0.6)
-        axes.text(ratio, place, f" {result['ratio']:.3g}", va="center", fontsize=8)
+        axes.barh(place, ratio - 1, left=1, color="#0072b2", height=0.6)
+        axes.text(max(ratio, 1), place, f" {result['ratio']:.3g}", va="center", fontsize=8)
         aim = result.get("aim")
         if isinstance(aim, int | float):
             axes.plot([aim if higher else 1 / aim] * 2, [place - 0.4, place + 0.4], color="#d55e00")

@@ -34,7 +34,7 @@ from frost.shards import open_volume, write_split, write_volume
 
 N_SLICES, SIZE = 26, 384
 WORKERS = (0, 1, 2, 4)
-AIM = "training from the cache within 3 % of training from memory"
+AIM = "throughput_ratio at most 1.03"  # what a read costs matters by its share of a training step alone
 
 
 def main(argv: list[str] | None = None) -> None:

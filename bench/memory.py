@@ -30,7 +30,7 @@ from frost.params import NamedParams
 TARGET = 384
 GIB = 2**30
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-AIM = "at most 0.20 of the plain peak at no more than 1.45 times its step time; 30 million parameters under 8 GB"
+AIM = 0.20  # of the plain peak, at no more than 1.45 times its step time; and 30 million parameters under 8 GB
 
 Changes = dict[str, Any]
 PLAIN: Changes = {"checkpointing": "none"}

@@ -35,7 +35,7 @@ from frost.volumes import Volume, read_index, write_index
 from stages import cache_varnet, prepare
 
 SLICES, COILS, SIZE = 6, 8, 192
-AIM = "two processes in at most 0.6 of the time of one; no step grows faster than the number of volumes"
+AIM = 0.6  # of the time of one process; and no step grows faster than the number of volumes
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,5 +1,6 @@
 """The command `frost`: new scans, scores, comparisons and the store, beside the pipeline that `dvc` runs."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,7 +37,7 @@ def reconstruct(
     ] = None,
     center_fraction: Annotated[
         float | None,
-        typer.Option(help="share of centre lines in that mask; default: as trained", min=0, max=1),
+        typer.Option(help="share of centre lines in that mask; default: as trained for this R", min=0, max=1),
     ] = None,
     ensemble: Annotated[
         Literal["none", "flip", "seed", "dihedral"],
@@ -100,9 +101,9 @@ def score(
 
     from frost.scores import score_folders
 
-    _, summary = score_folders(preset, target, reconstruction)
+    volumes, summary = score_folders(preset, target, reconstruction)
     if json_:
-        sys.stdout.write(json.dumps(summary, indent=1) + "\n")
+        sys.stdout.write(json.dumps(finite(summary | {"volumes": volumes}), indent=1) + "\n")
         return
     table = Table("group", "volumes", "slices", *_metrics(summary), title=preset)
     for group, scores in [*summary["by_group"].items(), ("final", summary["final"])]:
@@ -138,7 +139,7 @@ def compare(
 
     result = compare_runs([read_run(run) for run in runs], metric=metric, image=image, split=split)
     if md or json_:
-        sys.stdout.write(as_markdown(result) if md else json.dumps(result, indent=1) + "\n")
+        sys.stdout.write(as_markdown(result) if md else json.dumps(finite(result), indent=1) + "\n")
     else:
         Console().print(as_renderable(result))
 
@@ -304,16 +305,25 @@ def trust(
         except InputError as error:
             failed.append(str(error))
     if json_:
-        sys.stdout.write(json.dumps({"volumes": rows, "mean": means(rows)}, indent=1) + "\n")
+        sys.stdout.write(json.dumps(finite({"volumes": rows, "mean": means(rows)}), indent=1) + "\n")
     else:
         Console().print(trust_table(rows))
     if failed:
         raise InputError(f"{len(failed)} of the volumes could not be read: " + "; ".join(failed))
 
 
+def finite(value: Any) -> Any:
+    """The same for JSON, which has no word for a number that is not one: null."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def main() -> None:
-    """Entry point: an InputError is one line and exit status 1."""
+    """Entry point: an InputError, or a file that cannot be read or written, is one line and exit status 1."""
     try:
         app()
-    except InputError as error:
+    except (InputError, OSError) as error:
         sys.exit(f"error: {error}")

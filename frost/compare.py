@@ -291,9 +291,13 @@ def _verdict(result: Mapping[str, Any], spread: Mapping[str, Any] | None) -> str
 
 def _scores(run: Run, metric: str, image: str, split: str) -> list[Row]:
     """The rows of one image and split that have a score."""
-    if run.rows and metric not in run.rows[0]:
+    if run.rows and (missing := {"split", "image", "volume", "slice"} - run.rows[0].keys()):
+        raise InputError(
+            f"{run.name}: no column {min(missing)!r}; a table by slice is needed, metrics/tables/slices.csv"
+        )
+    if run.rows and not isinstance(run.rows[0].get(metric), float):
         columns = [name for name, cell in run.rows[0].items() if isinstance(cell, float)]
-        raise InputError(f"{run.name}: no column {metric!r}; there are {', '.join(columns)}")
+        raise InputError(f"{run.name}: no score {metric!r}; there are {', '.join(columns)}")
     rows = [row for row in run.rows if row["image"] == image and row["split"] == split]
     if not rows:
         there = sorted({f"{row['split']}/{row['image']}" for row in run.rows})

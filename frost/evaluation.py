@@ -135,7 +135,7 @@ class Evaluation:
     by_volume: list[Row] = field(default_factory=list)
     calibration: list[Row] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    """Official scores that this data cannot have, `<split> <preset> <metric>`, and why."""
+    """Scores that this data cannot have, `<split> <preset> <metric>`, and why."""
 
     def ladder(self, split: str) -> dict[str, dict[str, float]]:
         """The scores of each image of a split, from the least work to the most."""
@@ -169,6 +169,10 @@ def evaluate(
             for board in boards:
                 board.add(case)
         if by_volume:
+            if not any(np.isfinite(float(row["ssim_foreground"])) for row in by_volume):
+                result.left_out[f"{split} ssim_foreground"] = (
+                    f"no target is above evaluate.foreground, {params.foreground:g}; it is in the units of the targets"
+                )
             result.metrics[split] = summary(by_slice, by_volume) | {"disagreement": trust.metrics()}
             result.calibration += [{"split": split, **row} for row in trust.curve()]
             for board in boards:

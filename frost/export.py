@@ -14,19 +14,21 @@ KNEE = ("CORPD_FBK", "CORPDFS_FBK")  # acquisitions of fastMRI's knees
 PUBLIC = ("acc4", "acc5", "acc8")  # folders of the 2024 leaderboard that its results call `public`
 
 
-def challenge_path(facts: Mapping[str, Any], has_target: bool) -> PurePosixPath:
+def challenge_path(facts: Mapping[str, Any], has_target: bool, root: str = "") -> PurePosixPath:
     """Where the official scorers look for a volume's reconstruction, from the facts of the index or of a cache.
 
     fastMRI: the file's own name, which for a knee without a target ends in `_v2`. SNU: `reconstructions_leaderboard`,
     the folder of the acceleration from 2023 on (2024: `public`, `private`), the file's own name; scans that are not of
     the leaderboard under `reconstructions_val`. Where one file stands for several volumes, what tells them apart
-    is added.
+    is added. root: name of the folder that the file's place is told from; it may be `multicoil_challenge`.
     """
     file = PurePosixPath(facts["file"])
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", file.stem)
     name = stem + facts["name"].rpartition(stem)[2]
     if facts["layout"] == "fastmri":
-        knee_test = facts["acquisition"] in KNEE and not has_target and "challenge" not in file.parent.name
+        knee_test = (
+            facts["acquisition"] in KNEE and not has_target and "challenge" not in PurePosixPath(root, file).parent.name
+        )
         return PurePosixPath(f"{name}{'_v2' if knee_test and not name.endswith('_v2') else ''}.h5")
     folders = file.parts[:-2]  # the last two are kspace/<name>.h5
     if not folders:

@@ -112,8 +112,10 @@ def choose_slices(
     """Title -> (volume, slice) of the best, median and worst slice of `image`, and of its worst regression.
 
     The regression is against `baseline`; where there is none, it is the smallest gain. No slice is chosen
-    twice. Slices without a score (no foreground) are passed over.
+    twice. Slices without a score (no foreground) are passed over; where none has one, SSIM over the frame decides.
     """
+    if not _by_slice(rows, split, image, metric):
+        metric = "ssim"
     scores = {name: _by_slice(rows, split, name, metric) for name in (image, baseline)}
     ranked = sorted(scores[image], key=lambda key: (scores[image][key], key))
     if not ranked:

@@ -87,6 +87,8 @@ class MaskParams(Params):
             raise ValueError("accelerations and center_fractions must be as many")
         if len(set(self.accelerations)) != len(self.accelerations):
             raise ValueError("accelerations must differ")
+        if self.kind in ("equispaced", "magic") and any(r != int(r) for r in self.accelerations):
+            raise ValueError(f"accelerations must be whole numbers for masks of kind {self.kind}")
         return self
 
 
@@ -137,18 +139,22 @@ def build_index(params: IndexParams, memo: Path | None, say: Say = lambda line: 
     say("reconstruction size from " + ", ".join(f"{name} ({n})" for name, n in sorted(origins.items())))
     by_split = _cut({split: [scan for scan in scans if scan.volume.split == split] for split in SPLITS}, params, say)
     index: dict[Split, list[Volume]] = {}
+    where = "params.yaml: index.masks"
     for split in SPLITS:
-        volumes = [volume for scan in by_split[split] for volume in _with_masks(scan, split, params.masks)]
+        volumes = [volume for scan in by_split[split] for volume in _with_masks(scan, split, params.masks, where)]
         _refuse_twins(volumes)
         index[split] = sorted(volumes, key=lambda volume: volume.name)
     return index
 
 
-def volumes_of(source: Path, masks: MaskParams, failed: list[str] | None = None) -> tuple[Path, list[Volume]]:
+def volumes_of(
+    source: Path, masks: MaskParams, failed: list[str] | None = None, where: str = "masks"
+) -> tuple[Path, list[Volume]]:
     """New scans, outside any index: a folder and the volumes in it, of one file or of a folder in any layout.
 
     Of a tree that has test scans (a leaderboard), those alone. All are called test, none needs a target, and
-    identities are left out: nothing is kept by them. A bad file is told in `failed`, and raises InputError without it.
+    identities are left out: nothing is kept by them. A bad file is told in `failed`, and raises InputError without it;
+    `where` is what a mask that does not fit is put down to.
     """
     root = source.parent if source.is_file() else source
     if not root.is_dir():
@@ -156,17 +162,16 @@ def volumes_of(source: Path, masks: MaskParams, failed: list[str] | None = None)
     layout: Layout = "fastmri"
     found = [_Found("test", "", source, None)]
     if source.is_dir():
-        layout, found = _find(source, "auto")
-        found = [entry for entry in found if entry.split == "test"] or found
-    scans = []
+        root, layout, found = _find_new(source)
+    volumes: list[Volume] = []
     for entry in found:
         try:
-            scans.append(_scan(root, layout, entry._replace(split="test"), ""))
+            scan = _scan(root, layout, entry._replace(split="test"), "")
+            volumes += _with_masks(scan, "test", masks, where)
         except InputError as error:
             if failed is None:
                 raise
             failed.append(str(error))
-    volumes = [volume for scan in scans for volume in _with_masks(scan, "test", masks)]
     _refuse_twins(volumes)
     return root, sorted(volumes, key=lambda volume: volume.name)
 
@@ -186,6 +191,20 @@ def _find(source: Path, layout: str) -> tuple[Layout, list[_Found]]:
         tree = "multicoil_train/*.h5, train/*.h5 or *.h5" if layout == "fastmri" else "train/{image,kspace}/*.h5"
         raise InputError(f"{source}: no {layout} files in this source; {tree} and so on are needed")
     return cast("Layout", layout), found
+
+
+def _find_new(source: Path) -> tuple[Path, Layout, list[_Found]]:
+    """The tree that a folder of new scans is part of, and what of it is meant: of a whole tree its test scans, if any.
+
+    A leaderboard, or a folder in one, belongs to the tree around it, which tells the year and names the results.
+    """
+    for folder in (source, *source.absolute().parents):
+        if folder.name == "leaderboard":
+            tree = _find_snu(folder.parent)
+            if inside := [entry for entry in tree if entry.file.absolute().is_relative_to(source.absolute())]:
+                return folder.parent, _snu_year(folder.parent, tree), inside
+    layout, found = _find(source, "auto")
+    return source, layout, [entry for entry in found if entry.split == "test"] or found
 
 
 def _h5_files(folder: Path) -> list[Path]:
@@ -494,8 +513,11 @@ def _share(split: Split, patient: str) -> float:
     return int.from_bytes(digest[:6], "big") / (1 << 48)
 
 
-def _with_masks(scan: _Scan, split: Split, masks: MaskParams) -> Iterator[Volume]:
-    """The records of one volume: one if its file holds a mask, else one for each mask that is to be drawn."""
+def _with_masks(scan: _Scan, split: Split, masks: MaskParams, where: str) -> Iterator[Volume]:
+    """The records of one volume: one if its file holds a mask, else one for each mask that is to be drawn.
+
+    Raises InputError that starts with `where` for a mask that cannot be drawn on it.
+    """
     volume = scan.volume.model_copy(update={"split": split})
     if scan.has_mask:
         yield volume
@@ -517,7 +539,7 @@ def _with_masks(scan: _Scan, split: Split, masks: MaskParams) -> Iterator[Volume
             try:
                 draw_mask(record, volume.width)
             except ValueError as error:
-                raise InputError(f"params.yaml: index.masks: {volume.file}: {error}") from None
+                raise InputError(f"{where}: {volume.file}: {error}") from None
             yield volume.model_copy(update={"name": name, "mask": record})
 
 

@@ -31,6 +31,8 @@ from frost.params import checked
 from frost.reader import VolumeReader
 from frost.scores import fastmri_scores
 
+MASK_OPTIONS = "--acceleration, --center-fraction"  # what a mask that cannot be drawn is put down to
+
 
 @dataclass(frozen=True)
 class Models:
@@ -47,8 +49,10 @@ class Models:
 
 def load_models(folder: Path, device: torch.device) -> Models:
     """The networks in `folder`/varnet and `folder`/rcan. Raises InputError where they were not made for each other."""
-    config = load_config(folder / "rcan")
-    made_by, where = config["made_by"], str(folder / "rcan" / "config.json")
+    config, where = load_config(folder / "rcan"), str(folder / "rcan" / "config.json")
+    made_by = config.get("made_by")
+    if not isinstance(made_by, dict) or not {"networks", "prepare", "masks"} <= made_by.keys():
+        raise InputError(f"{where}: does not say what its inputs were made by; `dvc repro` writes networks that do")
     if "imported" in made_by["networks"]:
         raise InputError(
             f"{where}: was trained on images that another program made (cache_varnet.import); here they cannot be made"
@@ -122,8 +126,10 @@ def reconstruct_folder(
     A volume that cannot be read is told in `failed`, and the others are still done.
     """
     done = Done()
-    root, volumes = volumes_of(source, new_masks(models, acceleration, center_fraction), done.failed)
-    files = [output / challenge_path(volume.facts(), volume.target != "none") for volume in volumes]
+    masks = new_masks(models, acceleration, center_fraction)
+    root, volumes = volumes_of(source, masks, done.failed, MASK_OPTIONS)
+    name = root.absolute().name
+    files = [output / challenge_path(volume.facts(), volume.target != "none", name) for volume in volumes]
     times = Counter(files)
     for file, volume in zip(files, volumes):
         if times[file] > 1:
@@ -145,7 +151,6 @@ def reconstruct_folder(
         except InputError as error:
             done.failed.append(str(error))
             continue
-        write_reconstruction(file, images["rcan"])
         row = {
             "volume": volume.name,
             "n_slices": volume.n_slices,
@@ -154,24 +159,30 @@ def reconstruct_folder(
         target = images.pop("target", None)
         if target is not None:
             row |= {image: fastmri_scores(target, stack)["ssim"] for image, stack in images.items()}
+        write_reconstruction(file, images["rcan"])
         done.rows.append(row)
     return done
 
 
 def new_masks(models: Models, acceleration: float | None, center_fraction: float | None) -> MaskParams:
-    """The mask for fully sampled scans: of the kind that RCAN was trained on, and its numbers where none are given."""
-    trained = models.masks[0]
+    """The mask for fully sampled scans: of a kind that RCAN was trained on, and its numbers where none are given.
+
+    Trained for several accelerations, it has centre lines for each: the record of the one that is asked for counts.
+    """
+    trained = next((mask for mask in models.masks if mask["acceleration"] == acceleration), models.masks[0])
     return checked(
         MaskParams,
         {
             "kind": "equispaced" if trained["kind"] == "file" else trained["kind"],
             "accelerations": [acceleration or trained["acceleration"] or 4],
-            "center_fractions": [center_fraction or trained["center_fraction"] or 0.08],
+            "center_fractions": [
+                center_fraction if center_fraction is not None else trained["center_fraction"] or 0.08
+            ],
             "pick": "one",
             "masks_per_volume": 1,
             "seed": 0,
         },
-        "--acceleration, --center-fraction",
+        MASK_OPTIONS,
     )
 
 

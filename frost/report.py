@@ -111,18 +111,15 @@ def _browser(run: Finished, split: str, rows: Sequence[Row], n_slices: int) -> d
     """What the page's script needs: pictures, names and scores of the chosen slices."""
     network = load_network(run.root / "models" / "rcan", IMAGE_NETWORKS)
     pairs = run.pairs(split, load_config(run.root / "models" / "rcan")["inputs"])
-    volumes = {name: pairs.volume(name) for name in pairs.names}
-    chosen = [
-        (name, i)
-        for name, volume in volumes.items()
-        for i in spread(len(volume["target"]), n_slices // len(volumes) or 1)
-    ][:n_slices]
-    images = {}
-    for name, i in chosen:
-        shown = {view: volumes[name][view][i] for view in VIEWS if view != "rcan"}
-        shown["rcan"] = network(torch.from_numpy(pairs.inputs(name, i))[None])[0].float().numpy()
-        images[name, i] = shown
-    maximum = {name: float(volume["target"].max()) for name, volume in volumes.items()}
+    names = [pairs.names[v] for v in spread(len(pairs.names), n_slices)]
+    images, maximum, lengths = {}, {}, {}
+    for name in names:
+        volume = pairs.volume(name)  # one in memory at a time
+        maximum[name], lengths[name] = float(volume["target"].max()), len(volume["target"])
+        for i in spread(lengths[name], n_slices // len(names)):
+            shown = {view: volume[view][i].copy() for view in VIEWS if view != "rcan"}
+            shown["rcan"] = network(torch.from_numpy(pairs.inputs(name, i))[None])[0].float().numpy()
+            images[name, i] = shown
     errors = [
         np.quantile(np.abs(shown["varnet"] - shown["target"]) / maximum[name], 0.995)
         for (name, _), shown in images.items()
@@ -141,7 +138,7 @@ def _browser(run: Finished, split: str, rows: Sequence[Row], n_slices: int) -> d
         acquisition = pairs.facts(name)["acquisition"]
         slices.append({
             "name": name,
-            "about": f"slice {i + 1} of {len(volumes[name]['target'])}" + (f", {acquisition}" if acquisition else ""),
+            "about": f"slice {i + 1} of {lengths[name]}" + (f", {acquisition}" if acquisition else ""),
             "aspect": f"{width} / {height}",
             "images": pictures,
             "scores": [[image, *(_finite(row[m]) for m in ("ssim", "ssim_foreground"))] for image, row in found if row],

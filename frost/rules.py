@@ -1,4 +1,4 @@
-"""The rules of the SNU challenges, year by year, held against a run: its params, its index, its networks.
+"""The rules of the SNU challenges, year by year, held against a run: its params, its index, where VarNet comes from.
 
 A rule that only a measurement can tell is said to be open, with the command that measures it.
 """
@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import torch
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from frost import snu2026
+from frost.checkpoint import CONFIG, WEIGHTS, load_config
 from frost.errors import InputError
 from frost.reconstruction import load_models
 from frost.volumes import read_index
@@ -49,6 +51,9 @@ def _no_external_weights(run: Run) -> Verdict:
     if weights or images:
         key, value = ("train_varnet", weights) if weights else ("cache_varnet", images)
         return "broken", f"{key}.import: {value}"
+    varnet = run.root / "models" / "varnet"
+    if (varnet / CONFIG).exists() and isinstance(saw := load_config(varnet).get("trained_on"), str):
+        return "broken", f"models/varnet: imported, trained on {saw}; run `dvc repro`"
     return "kept", "both networks start from random weights"
 
 
@@ -91,29 +96,32 @@ def _repeatable(run: Run) -> Verdict:
     )
 
 
+HOW = "`frost reconstruct --time` gives an upper bound: with reading, and GRAPPA on the CPU"
+
+
 def _time(seconds: int) -> Callable[[Run], Verdict]:
     def rule(run: Run) -> Verdict:
-        return "open", f"`frost reconstruct --time` tells ms per slice; all slices of the leaderboard in {seconds} s"
+        return "open", f"all slices of the leaderboard in {seconds} s; {HOW}"
 
     return rule
 
 
 def _speed(run: Run) -> Verdict:
-    return "open", "from 2000 ms a slice down to 80 it earns up to 0.001; `frost reconstruct --time` measures"
+    return "open", f"from 2000 ms a slice down to 80 it earns up to 0.001; {HOW}"
 
 
 def _memory(run: Run) -> Verdict:
     return "open", "`nvidia-smi` during training and `frost reconstruct`; `checkpointing` params save memory"
 
 
-WEIGHTS = "no external weights"
+NO_EXTERNAL = "no external weights"
 RULES: Mapping[str, Mapping[str, Callable[[Run], Verdict]]] = {
     "snu2022": {"external weights are registered": _registered_weights, "fits into 8 GB": _memory},
-    "snu2023": {WEIGHTS: _no_external_weights, "one pipeline for both accelerations": _one_pipeline},
+    "snu2023": {NO_EXTERNAL: _no_external_weights, "one pipeline for both accelerations": _one_pipeline},
     "snu2024": {"the leaderboard in 3000 s": _time(3000)},
     "snu2025": {"the leaderboard in 3600 s": _time(3600)},
     "snu2026": {
-        WEIGHTS: _no_external_weights,
+        NO_EXTERNAL: _no_external_weights,
         "no field of the image file at inference": _no_image_file,
         "all reconstruction inside `recon_slice`": _all_timed,
         "no cache in the scored inference": _no_cache,
@@ -125,7 +133,7 @@ RULES: Mapping[str, Mapping[str, Callable[[Run], Verdict]]] = {
 
 
 def check(year: str, root: Path) -> list[Finding]:
-    """Every rule of a year against the run in `root`. Raises InputError for a year without rules."""
+    """Every rule of a year against the run in `root`. Raises InputError for a year without rules and for bad params."""
     if year not in RULES:
         raise InputError(f"no rules of {year!r}; there are {', '.join(RULES)}")
     file = root / "params.yaml"
@@ -134,20 +142,25 @@ def check(year: str, root: Path) -> list[Finding]:
         return [Finding(rule, *verdict(Run(params, root))) for rule, verdict in RULES[year].items()]
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; run from the folder of the project") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{file}: not the params of this project: {error}") from None
+    except (YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{file}: not the params of this project: {' '.join(str(error).split())}") from None
 
 
 def export_snu2026(models: Path, output: Path) -> None:
     """What the harness of 2026 calls: `test_part.py`, and `checkpoints` with both networks as its `exp_dir`.
 
-    Raises InputError where the networks were not made for each other, or need a field of the image file.
+    Raises InputError where the networks were not made for each other, or need more than k-space of one slice.
     """
-    prepare = load_models(models, torch.device("cpu")).prepare
-    if prepare.grappa.source == "file":
-        config = models / "rcan" / "config.json"
-        raise InputError(f"{config}: trained with prepare.grappa.source: file, a field of the image file; use computed")
+    grappa, where = load_models(models, torch.device("cpu")).prepare.grappa, f"{models / 'rcan' / CONFIG}: trained with"
+    if grappa.source == "file":
+        raise InputError(f"{where} prepare.grappa.source: file, a field of the image file; use computed")
+    if grappa.calibration == "volume":
+        raise InputError(f"{where} prepare.grappa.calibration: volume, but slices come one by one; use slice")
     output.mkdir(parents=True, exist_ok=True)
     shutil.copy(snu2026.__file__, output / "test_part.py")
     for name in ("varnet", "rcan"):
-        shutil.copytree(models / name, output / "checkpoints" / name, dirs_exist_ok=True)
+        folder = output / "checkpoints" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (CONFIG, WEIGHTS):
+            (folder / file).unlink(missing_ok=True)
+            shutil.copyfile(models / name / file, folder / file)  # not its mode: the store's files are read-only

@@ -200,10 +200,10 @@ def fastmri_scores(
 ) -> dict[str, float]:
     """SSIM, PSNR and NMSE of a volume as fastMRI's evaluate.py gives them.
 
-    Both are cut to the middle square of the target's width, L is the maximum of the cut target volume.
-    Raises InputError where a frame is smaller than the square of the target's width.
+    Both are cut to the middle square of the target's width (of its height where that is less, which fastMRI's cannot
+    score), L is the maximum of the cut target volume. Raises InputError where the reconstruction is smaller.
     """
-    size = target.shape[-1]
+    size = min(target.shape[-2:])
     target, reconstruction = _middle_square(target, size), _middle_square(reconstruction, size)
     maximum = float(target.max())
     return {

@@ -14,8 +14,8 @@ Cell = str | int | float
 Row = dict[str, Cell]
 
 # A volume may be called "0012" and a patient "7e3": these columns stay text, whatever they look like.
-TEXT = {"split", "volume", "patient", "acquisition", "image", "group", "range_source"}
-COUNTS = {"slice", "n_slices", "n_volumes", "box"}
+TEXT = {"split", "volume", "patient", "acquisition", "image"}
+COUNTS = {"slice", "n_slices", "n_volumes"}
 
 
 def write_table(file: Path, rows: Sequence[Mapping[str, Cell | np.generic | None]]) -> None:

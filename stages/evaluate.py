@@ -18,8 +18,13 @@ from frost.tables import write_table
 
 
 def file_of(split: str, case: Case) -> PurePosixPath:
-    """Where in the out a volume's challenge file lies: a folder a split, or the challenge's own tree."""
+    """Where in the out a volume's challenge file lies: a folder a split, or the challenge's own tree.
+
+    A test split that was cut from others has its own folder beside the tree's: file names repeat across splits.
+    """
     path = challenge_path(case.facts, case.target is not None)
+    if split == "test" and path.parts[0] == "reconstructions_val":
+        return PurePosixPath("reconstructions_test", path.name)
     return path if len(path.parts) > 1 else PurePosixPath(split) / path
 
 
@@ -64,10 +69,10 @@ def main(argv: list[str] | None = None) -> None:
     write_table(paths.tables / "volumes.csv", result.by_volume)
     write_table(paths.tables / "groups.csv", group_rows(result.by_volume))
     write_table(paths.tables / "disagreement.csv", result.calibration)
+    paths.metrics.write_text(json.dumps(metrics, indent=1) + "\n")
     for what, why in result.left_out.items():
         print(f"{what} left out: {why}", file=sys.stderr)
     draw(paths.plots, result, {"val": val, "test": test}, network, params, device, paths.curves)
-    paths.metrics.write_text(json.dumps(metrics, indent=1) + "\n")
     made_from = provenance(paths.images, paths.varnet, paths.network, params)
     paths.provenance.write_text(json.dumps(made_from, indent=1) + "\n")
     with summary("evaluate") as says:

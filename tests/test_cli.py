@@ -9,7 +9,7 @@ import h5py
 import pytest
 from typer.testing import CliRunner
 
-from frost.cli import app
+from frost.cli import app, finite
 from frost.errors import InputError
 from frost.scores import score_folders
 from frost.tables import write_table
@@ -40,6 +40,22 @@ def test_an_error_is_one_line_and_status_1(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: no preset 'snu2027'; there are fastmri,") and done.stderr.count("\n") == 1
+
+
+def test_an_output_that_cannot_be_written_is_one_line(workspace, tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    words = ["reconstruct", "--input", workspace.root / "data" / "source" / "test", "--output", tmp_path / "taken"]
+    words += ["--models", workspace.root / "models", "--device", "cpu"]
+    code = "from frost.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert re.search(r"^error: .*taken", done.stderr.splitlines()[-1]) and (tmp_path / "taken").read_text() == "mine"
+
+
+def test_json_has_no_word_for_nan():
+    assert finite({"a": [1.5, float("nan")], "b": {"c": float("inf"), "d": "x"}}) == {
+        "a": [1.5, None], "b": {"c": None, "d": "x"},
+    }  # fmt: skip
 
 
 def test_reconstruct_tells_speed_scores_and_what_was_kept(workspace, tmp_path):
@@ -74,8 +90,8 @@ def test_score_is_the_library(tmp_path, write_snu_tree):
         with h5py.File(file) as image, h5py.File(result / file.parts[-3] / file.name, "w") as out:
             out["reconstruction"] = image["image_grappa"][:]
     words = ("score", "--preset", "snu2023", "--target", board, "--reconstruction", result)
-    _, summary = score_folders("snu2023", board, result)
-    assert json.loads(frost(*words, "--json").stdout) == summary
+    volumes, summary = score_folders("snu2023", board, result)
+    assert json.loads(frost(*words, "--json").stdout) == finite(summary | {"volumes": volumes})
     assert f"{summary['final']['ssim']:.6f}" in frost(*words).output
     boxes = frost("score", "--preset", "snu2026", *words[3:])
     assert "ssim_bbox left out: no file has boxes" in boxes.output

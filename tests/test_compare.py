@@ -151,7 +151,13 @@ def test_without_patient_a_volume_is_its_own():
         (
             lambda rows: rows,
             {"metric": "sharpness"},
-            "no column 'sharpness'; there are acceleration, ssim, psnr",
+            "no score 'sharpness'; there are acceleration, ssim, psnr",
+        ),
+        (lambda rows: rows, {"metric": "patient"}, "no score 'patient'; there are acceleration, ssim, psnr"),
+        (
+            lambda rows: [{name: cell for name, cell in row.items() if name != "slice"} for row in rows],
+            {},
+            "no column 'slice'; a table by slice is needed",
         ),
         (lambda rows: rows, {"image": "unet"}, "no slice of test/unet; there are test/rcan"),
         (lambda rows: rows + rows[:1], {}, r"slice 0 of 00\.AXT1 stands twice"),

@@ -56,6 +56,13 @@ def result(workspace):
     return found
 
 
+def test_targets_in_other_units_are_scored_over_the_frame_and_it_is_said(workspace):
+    models = load_models(workspace.root / "models", CPU)
+    found = evaluate({"val": workspace.pairs("val")}, models.rcan, params(foreground=1e9), CPU, lambda *one: None)
+    assert "ssim" in found.metrics["val"]["rcan"] and "ssim_foreground" not in found.metrics["val"]["rcan"]
+    assert "evaluate.foreground" in found.left_out["val ssim_foreground"]
+
+
 def test_the_bare_names_are_fastmris_scores(result, workspace):
     volumes = [workspace.pairs("test").volume(name) for name in ("file1004", "file1005")]
     by_hand = [

@@ -56,7 +56,7 @@ def test_the_harness_gets_the_images_of_the_cached_path(workspace, exported, boa
     for volume in volumes:
         with VolumeReader(root, volume) as reader:
             expected = reconstruct_volume(models, reader, "none")["rcan"]
-        kspace = board / "kspace" / f"{volume.name}.h5"
+        kspace = root / volume.file
         np.testing.assert_array_equal(harness(module, folder / "checkpoints", "/no/image/file", kspace), expected)
 
 
@@ -77,7 +77,20 @@ def test_a_run_that_needs_the_image_file_is_not_exported(workspace, tmp_path):
     config.write_text(json.dumps(facts))
     with pytest.raises(InputError, match=r"config\.json: trained with prepare\.grappa\.source: file"):
         export_snu2026(tmp_path / "models", tmp_path / "out")
+    facts["made_by"]["prepare"]["grappa"] |= {"source": "computed", "calibration": "volume"}
+    config.write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=r"config\.json: trained with prepare\.grappa\.calibration: volume"):
+        export_snu2026(tmp_path / "models", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_into_the_same_folder_replaces_the_last(workspace, tmp_path):
+    shutil.copytree(workspace.root / "models", tmp_path / "models")
+    for file in tmp_path.rglob("models/*/*.*"):
+        file.chmod(0o444)  # as the store's files are
+    for _ in range(2):
+        export_snu2026(tmp_path / "models", tmp_path / "out")
+        assert all(file.stat().st_mode & 0o200 for file in (tmp_path / "out").rglob("*.*"))
 
 
 # ---- rules
@@ -122,6 +135,13 @@ def test_each_rule_is_broken_by_what_breaks_it(run, tmp_path):
         states("snu2026", run(train_varnet__import=None, cache_varnet__import="x"))["no external weights"] == "broken"
     )
     root = run(cache_varnet__import=None, prepare__grappa__source="file")
+    varnet = tmp_path / "models" / "varnet"
+    varnet.mkdir(parents=True)
+    config = {"name": "varnet", "params": {}, "sizes": []}
+    (varnet / "config.json").write_text(json.dumps(config | {"trained_on": "train + val"}))
+    assert states("snu2026", root)["no external weights"] == "broken"
+    (varnet / "config.json").write_text(json.dumps(config | {"trained_on": []}))
+    assert states("snu2026", root)["no external weights"] == "kept"
     assert states("snu2026", root)["no field of the image file at inference"] == "broken"
     moved = run.volumes[0].model_copy(update={"file": "leaderboard/acc4/kspace/a.h5"})
     write_index(tmp_path / "data" / "index", {"train": run.volumes[:1], "val": [moved], "test": []})

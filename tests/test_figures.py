@@ -142,6 +142,8 @@ def test_chosen_slices_are_best_median_worst_and_the_largest_loss():
     assert "Smallest gain" in choose_slices(better, "test")
     with pytest.raises(InputError, match="split 'val'"):
         choose_slices(rows, "val")
+    unseen = [r | {"ssim_foreground": np.nan} for r in rows]  # no target is above the threshold
+    assert choose_slices(unseen, "test")["Best"] == ("v", 4)
 
 
 def test_few_slices_are_chosen_once_each():

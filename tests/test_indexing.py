@@ -345,11 +345,26 @@ def test_new_scans_of_a_file_or_of_any_folder(tmp_path, write_fastmri, write_snu
     assert [v.target for v in volumes] == ["none", "computed"] and {v.split for v in volumes} == {"test"}
     assert volumes_of(tmp_path / "new" / "b.h5", masks) == (root, volumes[1:])
     board = write_snu_tree(tmp_path / "snu", 2026) / "leaderboard"
-    assert [v.name for v in volumes_of(board / "acc4", masks)[1]] == ["knee_test1", "knee_test2"]
+    assert [v.name for v in volumes_of(board / "acc4", masks)[1]] == ["acc4-knee_test1", "acc4-knee_test2"]
     for volume in volumes:
         VolumeReader(root, volume).kspace(0)
     with pytest.raises(InputError, match="no such file or folder"):
         volumes_of(tmp_path / "nowhere" / "c.h5", masks)
+
+
+def test_a_mask_that_cannot_be_drawn_on_one_scan_stops_no_other(tmp_path, write_fastmri):
+    # 3 centre lines of 12 columns are all that 4-fold allows, 10 of 44 leave one to draw
+    write_fastmri(tmp_path / "new" / "a.h5", shape=(2, 3, 40, 12), recon=(12, 12), target=False)
+    write_fastmri(tmp_path / "new" / "b.h5", shape=(2, 3, 40, 44), target=False)
+    masks = params_of(tmp_path, masks={"kind": "random", "accelerations": [4], "center_fractions": [0.235]}).masks
+    failed = []
+    _, volumes = volumes_of(tmp_path / "new", masks, failed, "--acceleration")
+    assert [v.name for v in volumes] == ["b"] and len(failed) == 1 and failed[0].startswith("--acceleration: a.h5: ")
+
+
+def test_a_stride_in_columns_is_whole(tmp_path):
+    with pytest.raises(InputError, match=r"accelerations must be whole numbers for masks of kind equispaced"):
+        params_of(tmp_path, masks={"accelerations": [4.5]})
 
 
 # ---- identity and memo

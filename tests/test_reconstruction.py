@@ -1,5 +1,7 @@
 """The live path: what it makes of a new scan is what the caches hold of it, for every layout, to the last file."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -103,6 +105,24 @@ def test_an_snu_tree_gives_the_tree_that_is_handed_in(models, tmp_path, snu_sour
     assert not done.failed and read(next(tmp_path.rglob("*.h5"))).shape == (2, 48, 48)
 
 
+def test_a_leaderboard_is_named_as_in_its_tree_whole_or_folder_by_folder(models, tmp_path, write_snu_tree):
+    board = write_snu_tree(tmp_path / "snu", 2026) / "leaderboard"
+    done = reconstruct_folder(models, board, tmp_path / "whole", None, None, "none")
+    for folder in ("acc4", "acc8"):
+        part = reconstruct_folder(models, board / folder, tmp_path / "parts", None, None, "none")
+        assert len(part.rows) == 2 and not part.kept
+    names = [f"reconstructions_leaderboard/acc{r}/knee_test{n}.h5" for r in (4, 8) for n in (1, 2)]
+    assert written(tmp_path / "whole") == written(tmp_path / "parts") == names and not done.failed
+
+
+def test_a_knee_of_the_challenge_keeps_its_name(models, tmp_path, write_fastmri, make_mask):
+    for folder in ("multicoil_test", "multicoil_challenge"):
+        file = tmp_path / folder / "file7.h5"
+        write_fastmri(file, mask=make_mask(44), acquisition="CORPD_FBK", target=False)
+        reconstruct_folder(models, file.parent, tmp_path / "out" / folder, None, None, "none")
+    assert written(tmp_path / "out") == ["multicoil_challenge/file7.h5", "multicoil_test/file7_v2.h5"]
+
+
 @pytest.mark.parametrize(
     ("file", "layout", "name", "has_target", "path"),
     [
@@ -129,6 +149,8 @@ def test_masks_are_those_of_training_unless_others_are_asked_for(models):
     assert new_masks(models, 8.0, 0.04).accelerations == [8]
     with pytest.raises(InputError, match=r"--acceleration, --center-fraction"):
         new_masks(models, 8.0, 1.5)
+    several = [{"kind": "magic", "acceleration": r, "center_fraction": 0.32 / r} for r in (4.0, 8.0)]
+    assert new_masks(replace(models, masks=several), 8.0, None).center_fractions == [0.04]
 
 
 def test_networks_that_were_not_made_for_each_other_are_refused(workspace, tmp_path):

@@ -40,7 +40,7 @@ def save_network(folder: Path, name: str, network: nn.Module, sizes: tuple[int, 
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
     save_file(state, folder / WEIGHTS)
     params = network.params.model_dump(mode="json")  # type: ignore[union-attr, operator]  # every network has Params
-    config = {"name": name, "params": params, "sizes": list(sizes), **facts}
+    config = {"name": name, "params": params, "sizes": list(sizes), "sha256": _sha256(folder / WEIGHTS), **facts}
     (folder / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
 
 
@@ -59,8 +59,9 @@ def load_config(folder: Path) -> dict[str, Any]:
 
 
 def load_network(folder: Path, table: Mapping[str, type[Any]]) -> nn.Module:
-    """The network of a folder, in eval mode and without gradients: frozen."""
+    """The network of a folder, in eval mode and without gradients: frozen. Raises InputError for a damaged one."""
     config = load_config(folder)
+    _weights_digest(folder, config)
     choice = checked(NamedParams, {"name": config["name"], **config["params"]}, str(folder / CONFIG))
     with torch.device("meta"):  # no time spent on random weights that are overwritten
         network = build(table, choice, *config["sizes"], where=str(folder / CONFIG))
@@ -81,12 +82,26 @@ def network_digest(folder: Path) -> str:
     """sha256 of what a network computes: its weights, its name and its params. Not of the facts beside them."""
     config = load_config(folder)
     digest = hashlib.sha256(json.dumps([config[key] for key in ("name", "params", "sizes")], sort_keys=True).encode())
+    digest.update(bytes.fromhex(_weights_digest(folder, config)))
+    return digest.hexdigest()
+
+
+def _weights_digest(folder: Path, config: dict[str, Any]) -> str:
+    """sha256 of the weights, which must be that of their config: a flipped bit would be another network, silently."""
     try:
-        with (folder / WEIGHTS).open("rb") as weights:
-            digest.update(hashlib.file_digest(weights, "sha256").digest())
+        digest = _sha256(folder / WEIGHTS)
     except FileNotFoundError:
         raise InputError(f"{folder / WEIGHTS}: no such file; the stage that trains the network makes it") from None
-    return digest.hexdigest()
+    if config.get("sha256", digest) != digest:
+        raise InputError(
+            f"{folder / WEIGHTS}: not the bytes that were written; `frost verify --repair`, or copy it again"
+        )
+    return digest
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def network_module(folder: Path, table: Mapping[str, type[Any]]) -> str:

@@ -35,7 +35,7 @@ def challenge_path(facts: Mapping[str, Any], has_target: bool, root: str = "") -
         return PurePosixPath(f"{name}.h5")
     if "leaderboard" not in folders:
         return PurePosixPath("reconstructions_val", f"{name}.h5")
-    group = folders[folders.index("leaderboard") + 1 :]
+    group = tuple(re.sub(r"[^A-Za-z0-9_-]", "_", part) for part in folders[folders.index("leaderboard") + 1 :])
     if facts["layout"] == "snu2024":
         group = tuple("public" if folder in PUBLIC else "private" for folder in group)
     return PurePosixPath("reconstructions_leaderboard", *group, f"{name}.h5")

@@ -1,5 +1,6 @@
 """The frozen network's image of every slice: what stage `cache_varnet` keeps, so that nobody has to ask it again."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -20,6 +21,17 @@ def write_network_images(
     with VolumeReader(source, volume) as reader:
         images = network_images(reader, network, device)
         write_volume(folder, images, volume.n_slices, ["varnet"], {**reader.attributes(), **made_by})
+
+
+def own_device() -> torch.device:
+    """The device of this process, by its place on the machine.
+
+    Not Accelerate's, which joins a process group: that would wait for ranks that may be dead, and each rank's own
+    processes would join it too.
+    """
+    if (kind := torch.accelerator.current_accelerator(check_available=True)) is None:
+        return torch.device("cpu")
+    return torch.device(kind.type, int(os.environ.get("LOCAL_RANK", "0")) % torch.accelerator.device_count())
 
 
 @torch.no_grad()

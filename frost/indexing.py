@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from frost.errors import InputError
+from frost.identity import Method, identity, together
 from frost.params import Params
 from frost.sampling import MaskRecord, draw_mask, seed_from_name
 from frost.volumes import (
@@ -42,7 +43,6 @@ Layout = Literal["fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026
 Say = Callable[[str], object]
 
 SNU_SIZE = (384, 384)  # of every SNU image; taken from the file where it has one
-WHOLE_BELOW = 64 << 20
 
 
 class CutParams(Params):
@@ -100,7 +100,7 @@ class IndexParams(Params):
     layout: Literal["auto", "fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
     splits: SplitParams
     masks: MaskParams
-    identity: Literal["sampled", "whole"]
+    identity: Method
     """Of files above 64 MiB: a digest of 16 samples, or of every byte."""
 
 
@@ -464,7 +464,7 @@ def _xml_fields(text: str, where: str) -> dict[str, str]:
 def _text(file: h5py.File, name: str) -> str:
     """A text attribute, or "" where there is none. A number (some patient ids are) is written out."""
     value = attribute(file, name)
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else value
+    return "" if value is None else f"{value:.15g}" if isinstance(value, float) else value
 
 
 def _number(file: h5py.File, name: str) -> float | None:
@@ -567,36 +567,10 @@ def _refuse_twins(volumes: list[Volume]) -> None:
 # ---- identities
 
 
-def identity(path: Path, method: Literal["sampled", "whole"]) -> str:
-    """sha256 of a file: of all bytes up to 64 MiB or if `whole`, else of size, HDF5 layout and 16 samples."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        if method == "whole" or size <= WHOLE_BELOW:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-        digest = hashlib.sha256(f"{size}\n{_layout(path)}\n".encode())
-        for k in range(16):
-            stream.seek(k * (size - (64 << 10)) // 15)
-            digest.update(stream.read(64 << 10))
-    return digest.hexdigest()
-
-
-def _layout(path: Path) -> str:
-    """Name, type, shape, chunks and stored size of every dataset: packed data differ in size."""
-    with named_faults(path), open_h5(path) as file:
-        hard = [n for n in sorted(file) if file.id.links.get_info(n.encode()).type == h5py.h5l.TYPE_HARD]
-        found = [file[name] for name in hard]
-        rows = [
-            [d.name, str(d.dtype), d.shape, d.chunks, d.id.get_storage_size()]
-            for d in found
-            if isinstance(d, h5py.Dataset)
-        ]
-    return json.dumps(rows)
-
-
 class _Memo:
     """Digests of files that have not changed since: path -> [inode, size, mtime in ns, method, digest]."""
 
-    def __init__(self, file: Path | None, method: Literal["sampled", "whole"]) -> None:
+    def __init__(self, file: Path | None, method: Method) -> None:
         self.file = file
         self.method = method
         self.known: dict[str, list[int | str]] = {}
@@ -612,7 +586,7 @@ class _Memo:
     def of(self, entry: _Found) -> str:
         """The identity of a volume: of its one file, or of its pair of files together."""
         digests = [self._one(path) for path in (entry.file, entry.image_file) if path is not None]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return together(digests)
 
     def _one(self, path: Path) -> str:
         with named_faults(path):

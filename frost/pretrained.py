@@ -51,11 +51,13 @@ def load_pretrained(path: Path, memory: Mapping[str, Any]) -> Pretrained:
         network = load_network(path, KSPACE_NETWORKS).requires_grad_(True)
         return Pretrained(load_config(path)["name"], network, trained_on(path))
     state = _varnet_weights(path)
-    with torch.device("meta"):
-        network = VarNet(VarNetParams(**_sizes(state, path), **memory))
     try:
+        with torch.device("meta"):
+            network = VarNet(VarNetParams(**_sizes(state, path), **memory))
         network.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:  # ValueError: pydantic's, for sizes that no VarNet has
         raise InputError(f"{path}: not the weights of a VarNet: {first_line(error)}") from None
     return Pretrained("varnet", network.requires_grad_(True), trained_on(path))
 

@@ -8,6 +8,7 @@ of the parameters and of its head, byte for byte, on any number of processes.
 
 import multiprocessing
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -128,7 +129,7 @@ def _run(
             yield task, make_file(folder, params, task)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(n_processes, len(tasks)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(n_processes, len(tasks)), context, _end_with_parent) as pool:
         running = {pool.submit(make_file, folder, params, task): task for task in tasks}
         try:
             for future in as_completed(running):
@@ -136,6 +137,18 @@ def _run(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """Let this process of the pool not outlive the one that wants its files, which it would wait for for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def plan(params: SimulateParams) -> list[Task]:

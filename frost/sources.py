@@ -4,15 +4,19 @@ import ast
 import hashlib
 import importlib.util
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 #: modules that start processes, check params, or move and describe files; no number comes from them
 PLUMBING = {"frost.errors", "frost.launch", "frost.params", "frost.sources", "frost.store", "frost.tables"}
 
 
-def source_digest(*modules: str) -> str:
-    """sha256 of the syntax trees of `modules` and of all of frost that they import, without `PLUMBING`."""
-    names = sorted(imported(*modules) - PLUMBING)
+def source_digest(*modules: str, alone: Sequence[str] = ()) -> str:
+    """sha256 of the syntax trees of `modules` and of all of frost that they import, without `PLUMBING`.
+
+    `alone`: modules that count themselves, and not what they import: every network, whichever is chosen.
+    """
+    names = sorted((imported(*modules) - PLUMBING) | set(alone))
     return hashlib.sha256(json.dumps([[name, meaning(source(name))] for name in names]).encode()).hexdigest()
 
 

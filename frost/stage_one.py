@@ -67,8 +67,9 @@ def facts(params: TrainVarNetParams, train: list[Volume], val: list[Volume]) -> 
         depends["network"] = params.network.model_dump(mode="json")
     if params.trains:
         modules += ["frost.training", "frost.scans"]
-        depends |= params.model_dump(mode="json", include={"scans", "fit"})
+        depends |= params.model_dump(mode="json", include={"scans", "fit"}, exclude={"fit": {"loader"}})
         depends["volumes"] = {
             split: [volume.facts() for volume in some] for split, some in (("train", train), ("val", val))
         }
-    return depends | {"sources": source_digest(*modules)}
+    own = ["stages.train_varnet", "frost.stage_one", "frost.checkpoint", "frost.folds"]
+    return depends | {"sources": source_digest(*modules, alone=own)}

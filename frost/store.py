@@ -480,7 +480,7 @@ def produce_all(
                 with store.lock(key):  # another rank, or another run, may be about to finish it
                     pass
             left = [key for key in missing if not store.has(stage, key)]
-            if len(left) == len(missing):
+            if deaths and len(left) == len(missing):  # without deaths another run held them all, and ended
                 name = keys[left[0]].name
                 raise InputError(f"{stage}: {name}: its process died ({deaths}); was there too little memory?")
             missing = left

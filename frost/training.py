@@ -4,9 +4,12 @@ Killed at any moment, it goes on from the last finished epoch, to the same weigh
 slices and random changes are functions of the seed and of the place in the training; all else lies in one file.
 """
 
+import hashlib
+import io
 import math
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +31,7 @@ from tqdm import tqdm
 from frost.batches import ShapeBatches
 from frost.coils import center_crop
 from frost.errors import InputError
-from frost.launch import end_if_orphaned
+from frost.launch import PATIENT, end_if_orphaned
 from frost.losses import LossParams, reconstruction_loss, ssim
 from frost.params import Params
 from frost.store import Entry, Store, entry_key
@@ -36,6 +39,8 @@ from frost.store import Entry, Store, entry_key
 CPU = not torch.accelerator.is_available()  # told to Accelerate, or it lets processes without a GPU train each alone
 
 MAX_SKIPPED = 10  # updates in a row without a finite gradient, after which a training cannot be saved
+
+DIGEST = 32  # bytes of sha256 at the head of a training's state
 
 CURVES = "curves.tsv"  # beside the weights
 
@@ -128,6 +133,7 @@ class Training:
             "network": self.network.state_dict(),
             "average": self.average.state_dict() if self.average else {},
             "optimizer": self.optimizer.state_dict(),
+            "processes": self.accelerator.num_processes,
             **{name: getattr(self, name) for name in ROWS},
         }
 
@@ -193,7 +199,7 @@ def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable
     Under torchrun the first process asks the store, and all train or none does; the others get None and a folder to
     ignore.
     """
-    key, process = entry_key(stage, facts), PartialState(cpu=CPU)
+    key, process = entry_key(stage, facts), PartialState(cpu=CPU, **PATIENT)
     state = store.training(key) / "state"
     if not process.is_main_process:
         if broadcast_object_list([None])[0]:
@@ -381,19 +387,47 @@ def write_curves(file: Path, history: History) -> None:
 
 
 def _save(training: Training, state: Path) -> None:
-    """A new file first, then a rename: a kill leaves the old state or the new one, never half of one."""
     if training.accelerator.is_main_process:
-        fresh = state.with_name(state.name + ".new")
-        with fresh.open("wb") as file:
-            torch.save(training.state_dict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(state)
+        write_state(state, training.state_dict())
     training.accelerator.wait_for_everyone()
 
 
 def _resume(training: Training, state: Path) -> None:
-    """Go on from the last epoch that was finished, if there is one."""
+    """Go on from the last epoch that was finished, if there is one; from the start where what is there is damaged.
+
+    Raises InputError where other numbers of processes began it: neither would have made the same steps.
+    """
     training.accelerator.wait_for_everyone()
-    if state.exists():
-        training.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
+    if not state.exists():
+        return
+    if (found := read_state(state)) is None:
+        sys.stderr.write(f"{state}: damaged; this training starts again\n")
+        return
+    began, now = found["processes"], training.accelerator.num_processes
+    if began != now:
+        raise InputError(
+            f"{state}: this training began on {began} processes, not {now}; go on with as many, or remove that file"
+        )
+    training.load_state_dict(found)
+
+
+def write_state(file: Path, state: Mapping[str, Any]) -> None:
+    """sha256, then the state. A new file first, then a rename: a kill leaves the old or the new, never half of one."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    fresh = file.with_name(file.name + ".new")
+    with fresh.open("wb") as opened:
+        opened.write(hashlib.sha256(content.getbuffer()).digest())
+        opened.write(content.getbuffer())
+        opened.flush()
+        os.fsync(opened.fileno())
+    fresh.replace(file)
+
+
+def read_state(file: Path) -> dict[str, Any] | None:
+    """What `write_state` wrote, or None where a byte of it is another."""
+    content = file.read_bytes()
+    if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
+        return None
+    state: dict[str, Any] = torch.load(io.BytesIO(content[DIGEST:]), map_location="cpu", weights_only=True)
+    return state

@@ -55,21 +55,40 @@ def find_faults(store: Store) -> list[Fault]:
 def repair(store: Store, faults: Sequence[Fault]) -> list[str]:
     """Drop the damaged entries and run the stages that made them, which compute what is missing and link it.
 
-    Returns the stages that ran. An entry that no stage needs as params.yaml stands is dropped, and that is all.
+    Returns the stages that ran. An entry that this workspace does not use is dropped, and that is all: a training
+    runs only where its out is damaged too, and a stage that `dvc freeze` froze never.
     """
+    stages = YAML(typ="safe").load(PIPELINE.read_text())["stages"]
+    again = [stage for stage in stages if any(_is_hit(stage, stages[stage], fault, store) for fault in faults)]
+    if frozen := [stage for stage in again if stages[stage].get("frozen")]:
+        raise InputError(
+            f"{frozen[0]}: frozen, and its out is damaged; `dvc unfreeze {frozen[0]}` lets it be made anew"
+        )
     for fault in faults:
         if fault.key and not store.drop(fault.stage, fault.key):
             raise InputError(f"store entry {fault.stage}/{fault.key}: another process works on it; try again later")
-    stages = YAML(typ="safe").load(PIPELINE.read_text())["stages"]
-    again = [stage for stage in stages if any(fault.stage == stage for fault in faults)]
     for stage in again:
         _run(stage, stages[stage])
     return again
 
 
+def _is_hit(stage: str, declared: dict[str, Any], fault: Fault, store: Store) -> bool:
+    """Whether the out of `stage` may hold what is damaged. Of a training: whether it is that very file."""
+    if fault.stage != stage:
+        return False
+    if stage in OUTS or fault.key is None:
+        return True
+    mine = {(status.st_dev, status.st_ino) for status in (file.stat() for file in _files(_outs(declared)))}
+    return any((file.stat().st_dev, file.stat().st_ino) in mine for file in _files([store.folder(stage, fault.key)]))
+
+
+def _outs(declared: dict[str, Any]) -> list[Path]:
+    return [Path(out) for out in declared["outs"] if isinstance(out, str)]
+
+
 def _run(stage: str, declared: dict[str, Any]) -> None:
     """Run a stage as DVC would, but over its outs as they are; then give DVC's cache what is new in them."""
-    outs = [Path(out) for out in declared["outs"] if isinstance(out, str)]
+    outs = _outs(declared)
     before = {file: file.stat().st_ino for file in _files(outs)}
     command = [sys.executable, *shlex.split(declared["cmd"])[1:]]
     if subprocess.run(command, check=False).returncode:

@@ -178,7 +178,8 @@ def read_scalar(where: str, found: h5py.Dataset | h5py.h5a.AttrID, read: Callabl
     value = np.asarray(read()).reshape(-1)[0]
     if not is_text:
         return float(value)
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    text = value if isinstance(value, bytes) else str(value).encode(errors="surrogateescape")  # h5py's for other bytes
+    return text.decode(errors="replace")
 
 
 def attribute(file: h5py.File, name: str) -> str | float | None:

@@ -4,14 +4,14 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
-from accelerate import PartialState
 from pydantic import Field
 from torch import nn
 
 from frost.checkpoint import load_network, network_module
 from frost.folds import Frozen, frozen_networks, saw, who_speaks
 from frost.foreign import file_digest, find_images, write_foreign_images
-from frost.frozen import write_network_images
+from frost.frozen import own_device, write_network_images
+from frost.identity import require_unchanged
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.launch import run, summary
 from frost.params import Params, load_params, stage_paths
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
             make = partial(copier, paths.source)
         else:
             networks = frozen_networks(paths.network)
-            sources = source_digest("frost.frozen", network_module(paths.network, KSPACE_NETWORKS))
+            module = network_module(paths.network, KSPACE_NETWORKS)
+            sources = source_digest("frost.frozen", module, alone=["frost.checkpoint"])
             speakers = {volume.key: who_speaks(networks, volume) for volume in everyone}
             tasks = {volume.key: asked(volume, speakers[volume.key], sources) for volume in everyone}
             make = partial(writer, paths.source)
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
                 )
             says["volumes by a network that saw them"] = sum(saw(speakers[v.key], v) for v in everyone)
         splits = {paths.varnet / split: [tasks[volume.key] for volume in volumes[split]] for split in SPLITS}
-        on_cpu = PartialState().device.type == "cpu"
+        on_cpu = own_device().type == "cpu"
         says["slices computed"] = produce_all(store, "cache_varnet", splits, make, processes=None if on_cpu else 0)
         says["volumes"] = len(everyone)
 
@@ -73,7 +74,7 @@ def imported(volume: Volume, file: Path) -> Task:
 
 def writer(source: Path) -> Compute:
     """What each process does with a volume: a network is loaded once, and is on its own device."""
-    device = PartialState().device
+    device = own_device()
 
     @cache
     def network(folder: Path) -> nn.Module:
@@ -82,6 +83,7 @@ def writer(source: Path) -> Compute:
     def compute(item: tuple[Volume, Path, dict[str, str]], out: Path) -> None:
         volume, folder, made_by = item
         write_network_images(out, source, volume, network(folder), made_by, device)
+        require_unchanged(source, volume)
 
     return compute
 

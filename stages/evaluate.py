@@ -3,17 +3,19 @@
 import json
 import sys
 from pathlib import PurePosixPath
+from types import SimpleNamespace
 
 from accelerate import PartialState
 
 from frost.checkpoint import load_config, load_network
-from frost.evaluation import Case, EvaluateParams, draw, evaluate, group_rows, mean_varnet_ssim
+from frost.evaluation import Case, EvaluateParams, Evaluation, draw, evaluate, group_rows, mean_varnet_ssim
 from frost.export import challenge_path, write_reconstruction
 from frost.image_networks import IMAGE_NETWORKS
-from frost.launch import run, summary
+from frost.launch import end_if_orphaned, run, summary
 from frost.pairs import PairDataset
 from frost.params import load_params, stage_paths
 from frost.provenance import provenance
+from frost.store import Store, stage_lock, store_root
 from frost.tables import write_table
 
 
@@ -30,21 +32,17 @@ def file_of(split: str, case: Case) -> PurePosixPath:
 
 def main(argv: list[str] | None = None) -> None:
     """Write `--metrics JSON` and `--provenance JSON`, and the folders `--tables`, `--plots` and `--reconstructions`."""
-    about = __doc__
-    paths = stage_paths(
-        argv,
-        "images",
-        "varnet",
-        "network",
-        "curves",
-        "metrics",
-        "provenance",
-        "tables",
-        "plots",
-        "reconstructions",
-        about=about,
-    )
+    outs = ("metrics", "provenance", "tables", "plots", "reconstructions")
+    paths = stage_paths(argv, "images", "varnet", "network", "curves", *outs, about=__doc__)
     params = load_params("evaluate", EvaluateParams)
+    with summary("evaluate") as says, stage_lock(Store(store_root()), "evaluate"):
+        result = scored(paths, params)
+        best = "test" if "rcan" in result.metrics.get("test", {}) else "val"
+        says |= {f"{image} ({best} SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()}
+
+
+def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
+    """Score both splits and write everything."""
     device = PartialState().device
     network = load_network(paths.network, IMAGE_NETWORKS).to(device)
     inputs = load_config(paths.network)["inputs"]
@@ -52,12 +50,12 @@ def main(argv: list[str] | None = None) -> None:
         PairDataset(paths.images / split, paths.varnet / split, inputs, need_target=False)
         for split in ("train", "val", "test")
     )
-    result = evaluate(
-        {"val": val, "test": test}, network, params, device,
-        keep=lambda split, case: write_reconstruction(
-            paths.reconstructions / file_of(split, case), case.images["rcan"]
-        ),
-    )  # fmt: skip
+
+    def keep(split: str, case: Case) -> None:
+        end_if_orphaned()
+        write_reconstruction(paths.reconstructions / file_of(split, case), case.images["rcan"])
+
+    result = evaluate({"val": val, "test": test}, network, params, device, keep)
     optimism = mean_varnet_ssim(train) - result.metrics["val"]["varnet"]["ssim"]
     metrics = result.metrics | {
         "cache": {"optimism": optimism, "imported_saw_validation": int(val.made_by()["saw_validation"])}
@@ -75,9 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     draw(paths.plots, result, {"val": val, "test": test}, network, params, device, paths.curves)
     made_from = provenance(paths.images, paths.varnet, paths.network, params)
     paths.provenance.write_text(json.dumps(made_from, indent=1) + "\n")
-    with summary("evaluate") as says:
-        best = "test" if "rcan" in metrics.get("test", {}) else "val"
-        says |= {f"{image} ({best} SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()}
+    return result
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from frost.classical import PrepareParams, write_images
+from frost.identity import require_unchanged
 from frost.launch import run, summary
 from frost.params import load_params, stage_paths
 from frost.sources import source_digest
@@ -30,7 +31,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def writer(source: Path, params: PrepareParams) -> Compute:
     """What each process does with a volume."""
-    return lambda volume, folder: write_images(folder, source, volume, params)
+
+    def compute(volume: Volume, folder: Path) -> None:
+        write_images(folder, source, volume, params)
+        require_unchanged(source, volume)
+
+    return compute
 
 
 if __name__ == "__main__":

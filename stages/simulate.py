@@ -5,17 +5,27 @@ import sys
 
 from tqdm import tqdm
 
-from frost.launch import run, summary
+from frost.launch import end_if_orphaned, run, summary
 from frost.params import load_params, stage_paths
 from frost.simulation import SimulateParams, simulate
+from frost.store import Store, stage_lock, store_root
 
 
 def main(argv: list[str] | None = None) -> None:
     """Write `--scans DIR`/{train,val,test}/*.h5."""
     paths = stage_paths(argv, "scans", about=__doc__)
     params = load_params("simulate", SimulateParams)
-    with summary("simulate") as says, tqdm(desc="simulate", unit="volume", disable=None) as bar:
-        volumes, warnings = simulate(paths.scans, params, n_processes=os.cpu_count() or 1, progress=bar.update)
+    with (
+        summary("simulate") as says,
+        stage_lock(Store(store_root()), "simulate"),
+        tqdm(desc="simulate", unit="volume", disable=None) as bar,
+    ):
+
+        def progress(n: int) -> None:
+            end_if_orphaned()
+            bar.update(n)
+
+        volumes, warnings = simulate(paths.scans, params, n_processes=os.cpu_count() or 1, progress=progress)
         for warning in warnings:
             sys.stderr.write(f"simulate: {warning}\n")
         says |= {f"{split} volumes": n for split, n in volumes.items()}

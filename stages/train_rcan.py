@@ -56,8 +56,9 @@ def main(argv: list[str] | None = None) -> None:
             "frost.augment",
             "frost.pairs",
             chosen(IMAGE_NETWORKS, params.network, where).__module__,
+            alone=["stages.train_rcan", "frost.checkpoint"],
         ),
-        "params": params.model_dump(mode="json"),
+        "params": params.model_dump(mode="json", exclude={"fit": {"loader"}}),
         "caches": [hashlib.sha256(index.read_bytes()).hexdigest() for index in indexes],
     }
     with summary("train_rcan") as says, stage_lock(store, "train_rcan"):

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     train, val = (read_index(paths.index / f"{split}.json") for split in ("train", "val"))
     store = Store(store_root())
 
-    def network(volumes: list[Volume], progress: str) -> Entry | None:
+    def network(volumes: list[Volume], progress: str, on_epoch: Callable[[History], None]) -> Entry | None:
         def training(folder: Path, state: Path) -> None:
             set_seed(params.fit.seed)
             start, history = beginning(params), History()
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
                 history = fit(
                     start.network, ScanDataset(paths.source, volumes, params.scans, params.fit.seed),
                     ScanDataset(paths.source, val, None, params.fit.seed), params.fit, state,
-                    on_epoch=lambda rows: write_curves(paths.curves, rows), progress=progress,
+                    on_epoch=on_epoch, progress=progress,
                 )  # fmt: skip
                 saw = saw if isinstance(saw, str) else saw + [seen(volume) for volume in volumes]
             save_network(folder, start.name, start.network, trained_on=saw)
@@ -42,12 +43,13 @@ def main(argv: list[str] | None = None) -> None:
         return finished(store, "train_varnet", facts(params, volumes, val), training)
 
     with summary("train_varnet") as says, stage_lock(store, "train_varnet"):
-        entry = network(train, "train_varnet")
+        entry = network(train, "train_varnet", lambda rows: write_curves(paths.curves, rows))
         says |= deliver(store, entry, paths.network, paths.curves)
-        shutil.rmtree(paths.network / FOLDS, ignore_errors=True)
+        if entry:
+            shutil.rmtree(paths.network / FOLDS, ignore_errors=True)
         for fold in sorted({fold_of(volume.patient, params.folds) for volume in train}) if params.folds > 1 else ():
             others = [volume for volume in train if fold_of(volume.patient, params.folds) != fold]
-            if part := network(others, f"train_varnet, fold {fold}"):
+            if part := network(others, f"train_varnet, fold {fold}", lambda rows: None):
                 store.link(part, paths.network / FOLDS / str(fold))
         if entry and isinstance(saw := load_config(paths.network)["trained_on"], str):
             sys.stderr.write(f"train_varnet: {params.import_}: trained on {saw}; scores on what it saw flatter it\n")

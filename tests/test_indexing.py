@@ -16,7 +16,8 @@ import frost.indexing as indexing
 from frost.coils import rss
 from frost.errors import InputError
 from frost.fourier import ifft2c
-from frost.indexing import IndexParams, build_index, identity, volumes_of
+from frost.identity import identity
+from frost.indexing import IndexParams, build_index, volumes_of
 from frost.params import checked
 from frost.reader import VolumeReader
 from frost.sampling import draw_mask
@@ -333,6 +334,19 @@ def test_snu_pair_of_different_slices(tmp_path, write_snu_tree):
         index_of(source)
 
 
+@pytest.mark.parametrize(
+    ("written", "read"), [(1234567, "1234567"), (1234568.0, "1234568"), (b"J\xf6rg", "J\ufffdrg"), ("Jörg", "Jörg")]
+)
+def test_a_patient_is_told_apart_whatever_the_name_is_made_of(tmp_path, write_fastmri, written, read):
+    file = tmp_path / "a.h5"
+    write_fastmri(file)
+    with h5py.File(file, "a") as h5:
+        dtype = h5py.string_dtype() if isinstance(written, bytes | str) else None
+        h5.attrs.create("patient_id", written, dtype=dtype)
+    (volume,) = volumes_of(file, params_of(tmp_path).masks)[1]
+    assert volume.patient == read and volume.model_dump_json() and indexing._share("val", volume.patient) >= 0
+
+
 # ---- new scans
 
 
@@ -402,7 +416,7 @@ def test_identity_of_small_files_is_their_sha256(fastmri_source):
 
 
 def test_identity_of_large_files_reads_samples(tmp_path, write_fastmri, monkeypatch):
-    monkeypatch.setattr(indexing, "WHOLE_BELOW", 1 << 20)
+    monkeypatch.setattr("frost.identity.WHOLE_BELOW", 1 << 20)
     file = tmp_path / "large.h5"
     write_fastmri(file, shape=(8, 8, 160, 160), recon=(32, 32))
     size = file.stat().st_size

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from frost.checkpoint import build, load_network, save_network
+from frost.checkpoint import build, load_network, network_digest, save_network
 from frost.errors import InputError
 from frost.image_networks import IMAGE_NETWORKS
 from frost.params import NamedParams
@@ -149,6 +149,18 @@ def test_a_network_is_rebuilt_from_its_folder(tmp_path, name):
     save_network(tmp_path, name, network, (2,))
     again = load_network(tmp_path, IMAGE_NETWORKS)
     torch.testing.assert_close(again(images().float()), network(images().float()))
+
+
+def test_a_flipped_bit_in_the_weights_is_no_other_network(tmp_path):
+    save_network(tmp_path, "rcan", trained(SMALL["rcan"]).float(), (2,))
+    network_digest(tmp_path)
+    file = tmp_path / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 1
+    file.write_bytes(content)
+    for read in (network_digest, lambda folder: load_network(folder, IMAGE_NETWORKS)):
+        with pytest.raises(InputError, match=r"weights\.safetensors: not the bytes that were written"):
+            read(tmp_path)
 
 
 def test_levels_that_do_not_fit_are_told():

@@ -113,6 +113,11 @@ DC, FIRST = "cascades.1.dc_weight", "cascades.0.model.unet.down_sample_layers.0.
         (lambda state: {**state, DC: torch.tensor([np.nan])}, "cascades.1.dc_weight: finite real numbers"),
         (lambda state: {**state, DC: torch.ones(1, dtype=torch.int64)}, "finite real numbers"),
         (lambda state: without(state, FIRST), "not the weights of a VarNet"),
+        (lambda state: {**state, FIRST: torch.tensor(1.0)}, "not the weights of a VarNet"),
+        (
+            lambda state: state | {FIRST.replace("layers.0.l", f"layers.{i}.l"): torch.ones(2) for i in range(9)},
+            "not the weights of a VarNet",
+        ),
         (lambda state: {"state_dict": {"unet.x": torch.ones(1)}}, "no state dict, Lightning checkpoint"),
         (lambda state: [1, 2], "no state dict, Lightning checkpoint"),
         (lambda state: {}, "no state dict, Lightning checkpoint"),

@@ -64,6 +64,14 @@ def test_modules_that_decide_no_number_are_left_out(module):
     assert source_digest("some_physics", "frost.errors", "frost.launch") == plain
 
 
+def test_alone_a_module_counts_itself_and_not_what_it_imports(module):
+    module.write_text("from frost.coils import rss\n")
+    before = source_digest("frost.fourier", alone=["some_physics"])
+    assert before != source_digest("frost.fourier", "some_physics") and before != source_digest("frost.fourier")
+    module.write_text("from frost.coils import rss as root\n")
+    assert before != source_digest("frost.fourier", alone=["some_physics"])
+
+
 def test_a_source_that_is_not_there_is_a_bug():
     with pytest.raises(ValueError, match="no source of frost_unknown"):
         source_digest("frost_unknown")

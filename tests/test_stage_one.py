@@ -20,7 +20,7 @@ from frost.kspace_networks.varnet import VarNet, VarNetParams
 from frost.params import checked
 from frost.reader import VolumeReader
 from frost.shards import open_split
-from frost.stage_one import TrainVarNetParams
+from frost.stage_one import TrainVarNetParams, facts
 from frost.store import entry_key, produce_all
 from frost.volumes import write_index
 from stages import cache_varnet, train_varnet
@@ -94,6 +94,8 @@ def test_imported_weights_are_taken_without_training(workspace, capsys):
 
 def test_each_training_volume_is_cached_by_a_network_that_never_saw_it(workspace, fastmri_source):
     workspace(train_varnet, train_varnet={"folds": 2})
+    curves = Path("curves.tsv").read_bytes()
+    assert curves == Path("varnet/curves.tsv").read_bytes()  # of the network that speaks for new scans, not of a fold
     workspace(cache_varnet)
     final, *folds = frozen_networks(Path("varnet"))
     index = volumes_at(fastmri_source)
@@ -110,6 +112,40 @@ def test_each_training_volume_is_cached_by_a_network_that_never_saw_it(workspace
     workspace(train_varnet, train_varnet={"folds": 1})
     assert before == len(entries("train_varnet")) == 3 and len(frozen_networks(Path("varnet"))) == 1
     assert network_digest(Path("varnet")) == final.digest
+
+
+def test_ranks_and_their_processes_join_no_group(monkeypatch, tmp_path):
+    """It would wait for whoever is dead, and mix up the processes of a rank with the ranks themselves."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    cache_varnet.writer(tmp_path)
+    assert not torch.distributed.is_initialized()
+
+
+def test_how_batches_are_read_is_not_what_a_training_depends_on():
+    base = sections()["train_varnet"]
+    loader = base["fit"]["loader"] | {"num_workers": 3, "prefetch": 5}
+    keys = {
+        entry_key("train_varnet", facts(checked(TrainVarNetParams, base | {"fit": base["fit"] | change}, "x"), [], []))
+        for change in ({}, {"loader": loader}, {"seed": 1})
+    }
+    assert len(keys) == 2
+
+
+def test_a_scan_that_changed_after_the_index_is_not_kept_under_its_old_name(workspace, fastmri_source, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(fastmri_source, source)
+    write_index(Path("index"), volumes_at(source))
+    workspace(train_varnet)
+    changed = next((source / "val").glob("*.h5"))
+    with h5py.File(changed, "a") as h5:
+        h5["kspace"][0, 0, 0, 0] += 1
+    arguments = {"index": "index", "source": source, "network": "varnet", "varnet": "images"}
+    with pytest.raises(InputError, match=rf"{changed.name}: is another file than the index saw; run `dvc repro`"):
+        cache_varnet.main([str(word) for name, path in arguments.items() for word in (f"--{name}", path)])
+    volume = next(v for v in volumes_at(fastmri_source)["val"] if v.file.endswith(changed.name))
+    kept = [json.loads(file.read_text())["facts"] for file in Path("store/cache_varnet").rglob("manifest.json")]
+    assert len(kept) < 8 and volume.identity not in {one["volume"]["identity"] for one in kept}
 
 
 def test_folds_depend_on_the_patient_alone(fastmri_source):

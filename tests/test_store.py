@@ -599,6 +599,22 @@ def test_a_killed_process_does_not_stop_the_rest(store, tmp_path):
     assert contents(out) == contents(tmp_path / "want")
 
 
+def test_who_waits_for_another_run_computes_when_that_is_killed(store, tmp_path):
+    """It holds the only key that is missing, so none of our own processes has anything to do, and none dies."""
+    code = """
+        with Store(Path(sys.argv[1])).lock(sys.argv[2]):
+            print(flush=True)
+            time.sleep(60)
+    """
+    (task,) = tasks(0, 1)
+    process = run(code, store.root, entry_key("stage", task.facts), stdout=subprocess.PIPE)
+    process.stdout.readline()
+    threading.Timer(3, process.kill).start()
+    assert produce_all(store, "stage", {tmp_path / "out": [task]}, make, processes=1) == 1
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and store.has("stage", entry_key("stage", task.facts))
+
+
 def test_processes_that_always_die_end_the_stage(store, tmp_path):
     with pytest.raises(InputError, match=r"^varnet: v\d: its process died \(exit code -9\)"):
         produce_all(store, "varnet", splits(tmp_path / "out"), make_die, 1)

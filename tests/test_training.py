@@ -24,7 +24,7 @@ from frost.augment import AugmentParams, augment
 from frost.errors import InputError
 from frost.losses import LossParams, ssim
 from frost.params import Params
-from frost.training import FitParams, LoaderParams, fit, learning_rate, write_curves
+from frost.training import FitParams, LoaderParams, Training, fit, learning_rate, read_state, write_curves
 
 FIT = FitParams(
     seed=0, epochs=6, batch_size=2, accumulate=1, optimizer="adam", learning_rate=1e-2, weight_decay=0.0,
@@ -223,10 +223,29 @@ def test_a_finished_training_is_not_repeated(tmp_path):
     assert torch.equal(weights(first), weights(second)) and history == same
 
 
+def test_a_damaged_state_is_not_gone_on_from(tmp_path, capfd):
+    first, history = train(tmp_path / "state", epochs=2)
+    content = bytearray((tmp_path / "state").read_bytes())
+    for place in (5, len(content) // 2, len(content) - 5):
+        content[place] ^= 1
+        (tmp_path / "state").write_bytes(content)
+        again, same = train(tmp_path / "state", epochs=2)
+        assert torch.equal(weights(first), weights(again)) and history == same
+        assert "damaged; this training starts again" in capfd.readouterr().err
+        content = bytearray((tmp_path / "state").read_bytes())
+
+
+def test_a_training_ends_on_as_many_processes_as_it_began(tmp_path, monkeypatch):
+    monkeypatch.setattr(Training, "state_dict", lambda self, usual=Training.state_dict: usual(self) | {"processes": 8})
+    train(tmp_path / "state", epochs=1)
+    with pytest.raises(InputError, match="began on 8 processes, not 1; go on with as many, or remove that file"):
+        train(tmp_path / "state", epochs=2)
+
+
 def test_the_average_is_kept_where_one_is_asked_for(tmp_path):
     runs = [train(tmp_path / f"{ema}", ema=ema, schedule="constant")[0] for ema in (None, 0.5)]
     assert not torch.equal(weights(runs[0]), weights(runs[1]))
-    state = torch.load(tmp_path / "0.5", weights_only=True)
+    state = read_state(tmp_path / "0.5")
     moved = [state["network"][name] - tensor for name, tensor in state["best_weights"].items()]
     assert any(part.abs().max() > 0 for part in moved)
 

@@ -1,0 +1,60 @@
+"""Which bytes a scan was: a digest of its files, and whether they are still the same."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import h5py
+
+from frost.errors import InputError
+from frost.volumes import Volume, named_faults, open_h5
+
+WHOLE_BELOW = 64 << 20
+
+Method = Literal["sampled", "whole"]
+
+
+def identity(path: Path, method: Method) -> str:
+    """sha256 of a file: of all bytes up to 64 MiB or if `whole`, else of size, HDF5 layout and 16 samples."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        if method == "whole" or size <= WHOLE_BELOW:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256(f"{size}\n{_layout(path)}\n".encode())
+        for k in range(16):
+            stream.seek(k * (size - (64 << 10)) // 15)
+            digest.update(stream.read(64 << 10))
+    return digest.hexdigest()
+
+
+def together(digests: Sequence[str]) -> str:
+    """The identity of a volume from that of its one file, or of its pair of files."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def require_unchanged(source: Path, volume: Volume) -> None:
+    """To be called after a volume was read: what was made of it is kept under the identity that the index saw.
+
+    Raises InputError where its files are others by now; a wrong image would be kept under a right key for ever.
+    """
+    files = [source / file for file in (volume.file, volume.image_file) if file]
+    methods: tuple[Method, ...] = ("sampled", "whole")
+    with named_faults(files[0]):
+        same = any(together([identity(file, method) for file in files]) == volume.identity for method in methods)
+    if not same:
+        raise InputError(f"{files[0]}: is another file than the index saw; run `dvc repro`, which looks again")
+
+
+def _layout(path: Path) -> str:
+    """Name, type, shape, chunks and stored size of every dataset: packed data differ in size."""
+    with named_faults(path), open_h5(path) as file:
+        hard = [n for n in sorted(file) if file.id.links.get_info(n.encode()).type == h5py.h5l.TYPE_HARD]
+        found = [file[name] for name in hard]
+        rows = [
+            [d.name, str(d.dtype), d.shape, d.chunks, d.id.get_storage_size()]
+            for d in found
+            if isinstance(d, h5py.Dataset)
+        ]
+    return json.dumps(rows)

@@ -198,11 +198,10 @@ def _find_new(source: Path) -> tuple[Path, Layout, list[_Found]]:
 
     A leaderboard, or a folder in one, belongs to the tree around it, which tells the year and names the results.
     """
-    for folder in (source, *source.absolute().parents):
-        if folder.name == "leaderboard":
-            tree = _find_snu(folder.parent)
-            if inside := [entry for entry in tree if entry.file.absolute().is_relative_to(source.absolute())]:
-                return folder.parent, _snu_year(folder.parent, tree), inside
+    here = source.absolute()
+    for folder in (here, *here.parents):
+        if folder.name == "leaderboard" and (inside := _find_snu(folder.parent, here)):
+            return folder.parent, _snu_year(folder.parent, inside), inside
     layout, found = _find(source, "auto")
     return source, layout, [entry for entry in found if entry.split == "test"] or found
 
@@ -232,8 +231,11 @@ def _find_fastmri(source: Path) -> list[_Found]:
     return found or [_Found("train", "", file, None) for file in _h5_files(source)]
 
 
-def _find_snu(source: Path) -> list[_Found]:
-    """Pairs of image/x.h5 and kspace/x.h5. The leaderboard is test, and its sub-folder goes into the name."""
+def _find_snu(source: Path, inside: Path | None = None) -> list[_Found]:
+    """Pairs of image/x.h5 and kspace/x.h5. The leaderboard is test, and its sub-folder goes into the name.
+
+    `inside`: what is not in this folder is not looked at.
+    """
     roots: list[tuple[Split, str, Path]] = []
     for top in (source, source / "input"):
         roots += [("train", "", top / "train"), ("val", "", top / "val")]
@@ -244,6 +246,8 @@ def _find_snu(source: Path) -> list[_Found]:
     for split, prefix, root in roots:
         folders = {name: root / name for name in ("image", "kspace")}
         if not any(folder.is_dir() for folder in folders.values()):
+            continue
+        if inside and not root.is_relative_to(inside):
             continue
         for name, other in (("image", "kspace"), ("kspace", "image")):
             if not folders[name].is_dir():

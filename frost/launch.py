@@ -5,15 +5,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 import psutil
 
 from frost.errors import InputError
 
-#: of torch's process group: a process may rightly wait for days, for a lock that another run holds. torchrun ends
-#: those whose companions died.
-PATIENT = {"timeout": timedelta(days=30)}
 DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan")  # the others take seconds
 
 

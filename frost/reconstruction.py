@@ -169,12 +169,14 @@ def new_masks(models: Models, acceleration: float | None, center_fraction: float
 
     Trained for several accelerations, it has centre lines for each: the record of the one that is asked for counts.
     """
-    trained = next((mask for mask in models.masks if mask["acceleration"] == acceleration), models.masks[0])
+    drawn = [mask for mask in models.masks if mask["kind"] != "file"] or models.masks
+    trained = next((mask for mask in drawn if mask["acceleration"] == acceleration is not None), drawn[0])
+    default = trained["acceleration"] or 4
     return checked(
         MaskParams,
         {
             "kind": "equispaced" if trained["kind"] == "file" else trained["kind"],
-            "accelerations": [acceleration or trained["acceleration"] or 4],
+            "accelerations": [acceleration or (round(default) if trained["kind"] == "file" else default)],
             "center_fractions": [
                 center_fraction if center_fraction is not None else trained["center_fraction"] or 0.08
             ],

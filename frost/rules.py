@@ -162,5 +162,6 @@ def export_snu2026(models: Path, output: Path) -> None:
         folder = output / "checkpoints" / name
         folder.mkdir(parents=True, exist_ok=True)
         for file in (CONFIG, WEIGHTS):
-            (folder / file).unlink(missing_ok=True)
-            shutil.copyfile(models / name / file, folder / file)  # not its mode: the store's files are read-only
+            fresh = folder / f".{file}"
+            shutil.copyfile(models / name / file, fresh)  # not its mode: the store's files are read-only
+            fresh.replace(folder / file)

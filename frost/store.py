@@ -314,6 +314,15 @@ class Store:
                     faults.append((record, str(error)))
         return faults
 
+    def damaged_files(self, stage: str, key: str) -> list[Path]:
+        """The files of an entry that its manifest describes otherwise; none where that is damaged itself."""
+        folder = self.folder(stage, key)
+        try:
+            said = parse(folder / MANIFEST)["files"].items()
+        except (InputError, OSError, KeyError, TypeError, AttributeError):
+            return []
+        return [folder / name for name, one in said if (folder / name).is_file() and _described(folder / name) != one]
+
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

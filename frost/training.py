@@ -13,13 +13,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ from tqdm import tqdm
 from frost.batches import ShapeBatches
 from frost.coils import center_crop
 from frost.errors import InputError
-from frost.launch import PATIENT, end_if_orphaned
+from frost.launch import end_if_orphaned
 from frost.losses import LossParams, reconstruction_loss, ssim
 from frost.params import Params
 from frost.store import Entry, Store, entry_key
@@ -39,6 +40,8 @@ from frost.store import Entry, Store, entry_key
 CPU = not torch.accelerator.is_available()  # told to Accelerate, or it lets processes without a GPU train each alone
 
 MAX_SKIPPED = 10  # updates in a row without a finite gradient, after which a training cannot be saved
+
+PATIENCE = timedelta(days=30)  # of processes, with another run that trains the same network
 
 DIGEST = 32  # bytes of sha256 at the head of a training's state
 
@@ -199,24 +202,42 @@ def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable
     Under torchrun the first process asks the store, and all train or none does; the others get None and a folder to
     ignore.
     """
-    key, process = entry_key(stage, facts), PartialState(cpu=CPU, **PATIENT)
+    key, process = entry_key(stage, facts), PartialState(cpu=CPU)
     state = store.training(key) / "state"
+    tell = _teller(process)
     if not process.is_main_process:
-        if broadcast_object_list([None])[0]:
+        if tell(None):
             with tempfile.TemporaryDirectory() as folder:
                 train(Path(folder), state)
         return None
     asked: list[bool] = []
 
     def compute(folder: Path) -> None:
-        asked.extend(broadcast_object_list([True]))
+        asked.append(tell(True))
         state.parent.mkdir(parents=True, exist_ok=True)
         train(folder, state)
 
     entry = store.produce(stage, facts, compute)
     if not asked:
-        broadcast_object_list([False])
+        tell(False)
     return entry
+
+
+def _teller(process: PartialState) -> Callable[[bool | None], bool]:
+    """How the first process tells all others, who may wait for days: while it waits for a run that makes the same.
+
+    In a group of its own, so that a training whose processes lose each other still ends soon.
+    """
+    if process.num_processes == 1:
+        return bool
+    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+
+    def tell(word: bool | None) -> bool:
+        words = [word]
+        torch.distributed.broadcast_object_list(words, src=0, group=group)
+        return bool(words[0])
+
+    return tell
 
 
 def deliver(store: Store, entry: Entry | None, network: Path, curves: Path) -> dict[str, object]:

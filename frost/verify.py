@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from ruamel.yaml import YAML
 
-from frost.checkpoint import load_network
+from frost.checkpoint import CONFIG, load_network, network_digest
 from frost.errors import InputError
 from frost.folds import frozen_networks
 from frost.frozen import network_images
@@ -29,6 +29,7 @@ from frost.shards import open_split, split_faults
 from frost.store import Store, dvc_cache, link_file
 from frost.volumes import SPLITS, read_index
 
+NETWORKS = {"train_varnet": Path("models/varnet"), "train_rcan": Path("models/rcan")}
 OUTS = {"prepare": Path("data/images.zarr"), "cache_varnet": Path("data/varnet.zarr")}
 PIPELINE = Path("dvc.yaml")
 #: of the largest value of an image: how far another device may be from the cache. One CPU says the same bits again.
@@ -45,10 +46,16 @@ class Fault:
 
 
 def find_faults(store: Store) -> list[Fault]:
-    """Read every byte of the store and of the two caches in this workspace."""
+    """Read every byte of the store, and of the caches and networks in this workspace."""
     found = [Fault(record.stage, record.key, what) for record, what in store.damaged()]
     for stage, out in OUTS.items():
         found += [Fault(stage, None, what) for split in SPLITS for what in split_faults(out / split)]
+    for stage, out in NETWORKS.items():
+        for config in sorted(out.rglob(CONFIG)):
+            try:
+                network_digest(config.parent)
+            except InputError as error:
+                found.append(Fault(stage, None, str(error)))
     return found
 
 
@@ -56,30 +63,32 @@ def repair(store: Store, faults: Sequence[Fault]) -> list[str]:
     """Drop the damaged entries and run the stages that made them, which compute what is missing and link it.
 
     Returns the stages that ran. An entry that this workspace does not use is dropped, and that is all: a training
-    runs only where its out is damaged too, and a stage that `dvc freeze` froze never.
+    runs only where its out is damaged too, and a stage that `dvc freeze` froze never; InputError says so at the end.
     """
     stages = YAML(typ="safe").load(PIPELINE.read_text())["stages"]
-    again = [stage for stage in stages if any(_is_hit(stage, stages[stage], fault, store) for fault in faults)]
-    if frozen := [stage for stage in again if stages[stage].get("frozen")]:
-        raise InputError(
-            f"{frozen[0]}: frozen, and its out is damaged; `dvc unfreeze {frozen[0]}` lets it be made anew"
-        )
+    hit = [stage for stage in stages if any(_is_hit(stage, stages[stage], fault, store) for fault in faults)]
     for fault in faults:
         if fault.key and not store.drop(fault.stage, fault.key):
             raise InputError(f"store entry {fault.stage}/{fault.key}: another process works on it; try again later")
+    again = [stage for stage in hit if not stages[stage].get("frozen")]
     for stage in again:
         _run(stage, stages[stage])
+    if frozen := [stage for stage in hit if stage not in again]:
+        raise InputError(
+            f"{frozen[0]}: frozen, and its out is damaged; `dvc unfreeze {frozen[0]}` lets it be made anew"
+        )
     return again
 
 
 def _is_hit(stage: str, declared: dict[str, Any], fault: Fault, store: Store) -> bool:
-    """Whether the out of `stage` may hold what is damaged. Of a training: whether it is that very file."""
+    """Whether the out of `stage` is damaged, or may be. A cache is cheap to ask; of a training, that very file."""
     if fault.stage != stage:
         return False
-    if stage in OUTS or fault.key is None:
+    if fault.key is None or (stage in OUTS and not declared.get("frozen")):
         return True
     mine = {(status.st_dev, status.st_ino) for status in (file.stat() for file in _files(_outs(declared)))}
-    return any((file.stat().st_dev, file.stat().st_ino) in mine for file in _files([store.folder(stage, fault.key)]))
+    wrong = (file.stat() for file in store.damaged_files(stage, fault.key))
+    return any((status.st_dev, status.st_ino) in mine for status in wrong)
 
 
 def _outs(declared: dict[str, Any]) -> list[Path]:

@@ -1,5 +1,6 @@
 """Stage `train_varnet`: the network of stage 1, from k-space to image. It is frozen when this stage ends."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from accelerate.utils import set_seed
 
 from frost.checkpoint import load_config, save_network
 from frost.folds import FOLDS, fold_of, seen
+from frost.identity import require_unchanged
 from frost.launch import run, summary
 from frost.params import load_params, stage_paths
 from frost.scans import ScanDataset
@@ -36,6 +38,9 @@ def main(argv: list[str] | None = None) -> None:
                     ScanDataset(paths.source, val, None, params.fit.seed), params.fit, state,
                     on_epoch=on_epoch, progress=progress,
                 )  # fmt: skip
+                if os.environ.get("RANK", "0") == "0":
+                    for volume in [*volumes, *val]:
+                        require_unchanged(paths.source, volume)
                 saw = saw if isinstance(saw, str) else saw + [seen(volume) for volume in volumes]
             save_network(folder, start.name, start.network, trained_on=saw)
             write_curves(folder / "curves.tsv", history)

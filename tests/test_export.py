@@ -91,6 +91,8 @@ def test_an_export_into_the_same_folder_replaces_the_last(workspace, tmp_path):
     for _ in range(2):
         export_snu2026(tmp_path / "models", tmp_path / "out")
         assert all(file.stat().st_mode & 0o200 for file in (tmp_path / "out").rglob("*.*"))
+    export_snu2026(tmp_path / "out" / "checkpoints", tmp_path / "out")
+    load_models(tmp_path / "out" / "checkpoints", CPU)
 
 
 # ---- rules

@@ -108,6 +108,7 @@ def test_an_snu_tree_gives_the_tree_that_is_handed_in(models, tmp_path, snu_sour
 def test_a_leaderboard_is_named_as_in_its_tree_whole_or_folder_by_folder(models, tmp_path, write_snu_tree):
     board = write_snu_tree(tmp_path / "snu", 2026) / "leaderboard"
     done = reconstruct_folder(models, board, tmp_path / "whole", None, None, "none")
+    (board.parent / "train" / "kspace" / "knee_acc4_1.h5").unlink()  # what is not asked for is not looked at
     for folder in ("acc4", "acc8"):
         part = reconstruct_folder(models, board / folder, tmp_path / "parts", None, None, "none")
         assert len(part.rows) == 2 and not part.kept
@@ -153,6 +154,10 @@ def test_masks_are_those_of_training_unless_others_are_asked_for(models):
         new_masks(models, 8.0, 1.5)
     several = [{"kind": "magic", "acceleration": r, "center_fraction": 0.32 / r} for r in (4.0, 8.0)]
     assert new_masks(replace(models, masks=several), 8.0, None).center_fractions == [0.04]
+    in_files = {"kind": "file", "acceleration": None, "center_fraction": None}
+    mixed = new_masks(replace(models, masks=[several[1], in_files]), None, None)
+    assert (mixed.kind, mixed.accelerations, mixed.center_fractions) == ("magic", [8], [0.04])
+    assert new_masks(replace(models, masks=[in_files | {"acceleration": 3.7}]), None, None).accelerations == [4]
 
 
 def test_networks_that_were_not_made_for_each_other_are_refused(workspace, tmp_path):

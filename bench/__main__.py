@@ -54,13 +54,16 @@ def draw(results: list[Result], file: Path) -> None:
         higher = result["better"] == "higher"
         ratio = result["ratio"] if higher else 1 / result["ratio"]
         axes.barh(place, ratio - 1, left=1, color="#0072b2", height=0.6)
-        axes.text(max(ratio, 1), place, f" {result['ratio']:.3g}", va="center", fontsize=8)
-        aim = result.get("aim")
+        end, aim = max(ratio, 1), result.get("aim")
         if isinstance(aim, int | float):
-            axes.plot([aim if higher else 1 / aim] * 2, [place - 0.4, place + 0.4], color="#d55e00")
+            aim = aim if higher else 1 / aim
+            axes.plot([aim] * 2, [place - 0.4, place + 0.4], color="#d55e00")
+            end = max(end, aim)
+        axes.text(end, place, f"  {result['ratio']:.3g}", va="center", fontsize=8)
     peers = [f"{result['bench']}\nagainst {result['peer']['name']}" for result in reversed(results)]
     axes.set_yticks(range(len(results)), peers, fontsize=8)
     axes.set_xscale("log")
+    axes.margins(x=0.15)
     axes.axvline(1, color="#888888", linewidth=0.8)
     axes.set_xlabel("times better than the peer (bar; the number is the ratio as measured); line: the aim", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

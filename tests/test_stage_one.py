@@ -152,6 +152,20 @@ def test_a_scan_that_changed_after_the_index_is_not_kept_under_its_old_name(work
     assert len(kept) < 8 and volume.identity not in {one["volume"]["identity"] for one in kept}
 
 
+def test_a_network_that_saw_a_scan_that_changed_is_not_kept(workspace, fastmri_source, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(fastmri_source, source)
+    YAML().dump(sections(), Path("params.yaml"))
+    write_index(Path("index"), volumes_at(source))
+    changed = next((source / "train").glob("*.h5"))
+    with h5py.File(changed, "a") as h5:
+        h5["kspace"][0, 0, 0, 0] += 1
+    arguments = {"index": "index", "source": source, "network": "varnet", "curves": "curves.tsv"}
+    with pytest.raises(InputError, match=rf"{changed.name}: is another file than the index saw"):
+        train_varnet.main([str(word) for name, path in arguments.items() for word in (f"--{name}", path)])
+    assert not entries("train_varnet")
+
+
 def test_folds_depend_on_the_patient_alone(fastmri_source):
     assert {fold_of(f"patient{i}", 5) for i in range(60)} == set(range(5))
     assert [fold_of("file1000", 2), fold_of("file1000", 5), fold_of("", 7)] == [1, 2, 1]

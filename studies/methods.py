@@ -6,10 +6,11 @@
 Sixteen subjects, T1 and FLAIR, 8 coils, 96 x 96, R = 4 and R = 8: k-space is simulated from magnitude images that a
 scanner has processed, which flatters every method (Shimron 2022, doi:10.1073/pnas.2117203119). A clone of this
 repository becomes the workspace, and every training a DVC experiment in its queue: first each method with three
-learning rates, then, with the rate that is best on `val`, other seeds, rotations of the splits and R = 8. Ended at any
-moment, the same line queues what is missing and goes on. Epochs are such that stage 1 (6 epochs of VarNet, 115 ms of
-CPU a step) takes 2 parts and stage 2 (12 of RCAN) 1 part of a method's time; `--table` prints what there is. `--costs`
-needs neither heads nor experiments: what a network costs does not depend on what it has learned.
+learning rates, and with more beyond an end that is the best of them; then, with the rate that is best on `val`, other
+seeds, rotations of the splits and R = 8. Ended at any moment, the same line queues what is missing and goes on. Epochs
+are such that stage 1 (6 epochs of VarNet, 115 ms of CPU a step) takes 2 parts and stage 2 (12 of RCAN) 1 part of a
+method's time; `--table` prints what there is. `--costs` needs neither heads nor experiments: what a network costs does
+not depend on what it has learned.
 """
 
 import argparse
@@ -43,7 +44,7 @@ Scores = dict[str, Any]
 
 DATA: Changes = {
     "simulate.subjects": 16, "simulate.val": 2, "simulate.test": 4, "simulate.slices": 8, "simulate.coils": 8,
-    "simulate.size": 96, "train_varnet.fit.epochs": 6, "train_rcan.fit.epochs": 12, "train_rcan.fit.loss.l1": 0.0,
+    "simulate.size": 96, "train_varnet.fit.epochs": 6, "train_rcan.fit.epochs": 12,
     "evaluate.presets": [],
 }  # fmt: skip
 UNET: Changes = {
@@ -56,6 +57,7 @@ SEED: Changes = {  # the 2022 entry's recipe, with a network that 12 of our epoc
     "train_rcan.augment.flip_x": 0.0, "train_rcan.fit.batch_size": 1, "train_rcan.fit.schedule": "halving",
     "train_rcan.fit.warmup": 0.0, "train_rcan.fit.epochs": 7,
     "train_rcan.fit.loss.region": "foreground", "train_rcan.fit.loss.threshold": 5e-5,
+    "train_rcan.fit.loss.l1": 0.0,
 }  # fmt: skip
 STAGE_1, STAGE_2 = "train_varnet.fit.learning_rate", "train_rcan.fit.learning_rate"
 ONLY_STAGE_1: Changes = {"train_rcan.fit.epochs": 1}
@@ -339,7 +341,7 @@ def wanted(done: Mapping[str, Scores]) -> dict[str, Changes]:
         if method.key == STAGE_1 or "varnet" in rates:
             first = {STAGE_1: rates["varnet"]} if method.key == STAGE_2 else {}
             runs |= {
-                trial(name, rate): common(4) | first | method.changes | {method.key: rate} for rate in method.rates
+                trial(name, rate): common(4) | first | method.changes | {method.key: rate} for rate in tried(name, done)
             }
     if len(rates) < len(SEARCHED):
         return runs
@@ -350,16 +352,16 @@ def wanted(done: Mapping[str, Scores]) -> dict[str, Changes]:
         own = {method.key: rates[name]} if name in SEARCHED else {}
         runs[label] = common(acceleration, seed, rotation) | chosen | method.changes | own
 
-    for name in FURTHER:
-        add(name, f"r4-{name}")
+    for name in (*MAIN, *ONCE_MORE):
+        add(name, f"r8-{name}", acceleration=8)
     for name in MAIN:
         for rotation in (1, 2, 3):
             add(name, f"r4-{name}-rotation{rotation}", rotation=rotation)
-    for name in (*MAIN, *ONCE_MORE):
-        add(name, f"r8-{name}", acceleration=8)
     for name in (*MAIN, "unet"):
         for seed in (1, 2):
             add(name, f"r4-{name}-seed{seed}", seed=seed)
+    for name in FURTHER:
+        add(name, f"r4-{name}")
     return runs
 
 
@@ -384,13 +386,29 @@ def trial(name: str, rate: float) -> str:
     return f"r4-{name}-{rate:g}"
 
 
+def tried(name: str, done: Mapping[str, Scores]) -> list[float]:
+    """The learning rates of a search: three, and one more beyond an end, as long as that end is the best of them."""
+    rates = list(SEARCHED[name].rates)
+    factor = round(rates[1] / rates[0])
+    while best := best_of(name, rates, done):
+        if best not in (rates[0], rates[-1]):
+            break
+        further = best * factor if best == rates[-1] else best / factor
+        rates = sorted([*rates, float(f"{further:.1g}")])
+    return rates
+
+
 def best_rate(name: str, done: Mapping[str, Scores]) -> float | None:
     """The learning rate with the best validation SSIM; None before all are tried."""
-    method = SEARCHED[name]
-    if any(trial(name, rate) not in done for rate in method.rates):
+    return best_of(name, tried(name, done), done)
+
+
+def best_of(name: str, rates: Sequence[float], done: Mapping[str, Scores]) -> float | None:
+    """The best of these rates; None where one is not tried yet."""
+    if any(trial(name, rate) not in done for rate in rates):
         return None
-    scores: dict[float, float] = {rate: done[trial(name, rate)]["val"][method.image]["ssim"] for rate in method.rates}
-    return max(scores, key=lambda rate: scores[rate])
+    image = SEARCHED[name].image
+    return max(rates, key=lambda rate: float(done[trial(name, rate)]["val"][image]["ssim"]))
 
 
 def common(acceleration: int, seed: int = 0, rotation: int = 0) -> Changes:

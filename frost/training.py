@@ -67,6 +67,7 @@ class FitParams(Params):
 
     seed: int = Field(ge=0)
     epochs: int = Field(ge=1)
+    shuffle: bool = Field(description="another order of the slices in each epoch")
     batch_size: int = Field(ge=1, description="slices of one shape in each step of each process")
     accumulate: int = Field(ge=1, description="steps whose gradients are added before the weights move")
     optimizer: Literal["adam", "adamw"]
@@ -272,7 +273,7 @@ def _begin(
     optimizer = kind(network.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
     return Training(
         network, accelerator.prepare(torch.compile(network) if params.compile else network), average, optimizer,
-        _loader(train, params, accelerator, shuffle=True), _loader(val, params, accelerator, shuffle=False),
+        _loader(train, params, accelerator, shuffle=params.shuffle), _loader(val, params, accelerator, shuffle=False),
         accelerator, params, augment,
     )  # fmt: skip
 

@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         asked.results.parent.mkdir(parents=True, exist_ok=True)
         while missing := due(asked.only, rows(asked.results)):
             with ThreadPoolExecutor(asked.jobs) as at_once:
-                list(at_once.map(lambda run: train_apart(*run, asked), missing))
+                list(at_once.map(lambda run: train_apart(run[0], run[1], asked), missing))
     if not asked.run:
         print(table(rows(asked.results)))
 

@@ -48,19 +48,19 @@ DATA: Changes = {
     "evaluate.presets": [],
 }  # fmt: skip
 UNET: Changes = {
-    "train_rcan.inputs": ["zero_filled"], "train_rcan.fit.epochs": 9,
+    "train_rcan.inputs": ["zero_filled"], "train_rcan.fit.epochs": 7,
     "train_rcan.network": {"name": "unet", "channels": 32, "pools": 3, "unshuffle": 1, "residual": True},
 }  # fmt: skip
-SEED: Changes = {  # the 2022 entry's recipe, with a network that 12 of our epochs' time trains for 7
+SEED: Changes = {  # the 2022 entry's recipe, with a network of our size
     "train_rcan.network.block": "bottleneck", "train_rcan.network.features": 64, "train_rcan.network.blocks": 5,
     "train_rcan.network.residual": False, "train_rcan.network.residual_scaling": 0.125,
-    "train_rcan.augment.flip_x": 0.0, "train_rcan.fit.batch_size": 1, "train_rcan.fit.schedule": "halving",
-    "train_rcan.fit.warmup": 0.0, "train_rcan.fit.epochs": 7,
+    "train_rcan.augment.flip_x": 0.0, "train_rcan.fit.shuffle": False, "train_rcan.fit.batch_size": 1,
+    "train_rcan.fit.schedule": "halving", "train_rcan.fit.warmup": 0.0, "train_rcan.fit.epochs": 5,
     "train_rcan.fit.loss.region": "foreground", "train_rcan.fit.loss.threshold": 5e-5,
     "train_rcan.fit.loss.l1": 0.0,
 }  # fmt: skip
 STAGE_1, STAGE_2 = "train_varnet.fit.learning_rate", "train_rcan.fit.learning_rate"
-ONLY_STAGE_1: Changes = {"train_rcan.fit.epochs": 1}
+ONLY_STAGE_1: Changes = {"train_varnet.fit.epochs": 9, "train_rcan.fit.epochs": 1}
 FROM_GRAPPA: Changes = {
     "train_varnet.network.name": "grappa_varnet",
     "+train_varnet.network.grappa": {
@@ -79,15 +79,16 @@ class Method(NamedTuple):
 
 
 SEARCHED = {
-    "varnet": Method(ONLY_STAGE_1, "varnet", STAGE_1),
+    "varnet": Method({"train_rcan.fit.epochs": 1}, "varnet", STAGE_1),
+    "varnet_both": Method(ONLY_STAGE_1, "varnet", STAGE_1),
     "grappa_varnet": Method(ONLY_STAGE_1 | FROM_GRAPPA, "varnet", STAGE_1),
     "unet": Method(UNET),
     "seed": Method(SEED, rates=(1e-4, 3e-4, 1e-3)),
     "frost": Method({}),
 }
+MOST_RATES = 5  # a search ends there
 #: the others take over the rates that `varnet` and `frost` chose
 FURTHER = {
-    "varnet_both": Method(ONLY_STAGE_1 | {"train_varnet.fit.epochs": 9}, "varnet"),
     "frost_long_1": Method({"train_varnet.fit.epochs": 18}),
     "frost_long_2": Method({"train_rcan.fit.epochs": 24}),
     "frost_r4_r8": Method({"index.masks.accelerations": [4, 8], "index.masks.pick": "all",
@@ -180,6 +181,7 @@ class Queue:
         scores = {
             name: json.loads(self.run("git", "show", f"{ref}:metrics/evaluate.json")) for name, ref in found.items()
         }
+        scores |= {name: {} for name in self.diverged()}
         if f"r4-{BOTH}" in scores:  # one run, scored for each acceleration by itself
             rows = read_run(f"r4-{BOTH}", self.folder, "metrics/tables/groups.csv").rows
             scores |= {f"r{acceleration}-{BOTH}": of_acceleration(rows, acceleration) for acceleration in (4, 8)}
@@ -202,6 +204,11 @@ class Queue:
             time.sleep(20)
         if failed := sorted(set(missing) - set(self.done())):
             sys.exit(f"failed: {', '.join(failed)}; `dvc queue logs <name>` in {self.folder.name} tells why")
+
+    def diverged(self) -> list[str]:
+        """Failed experiments whose log says that a training diverged: tried, and without a score."""
+        failed = [name for name, status in self.status() if status == "Failed"]
+        return [name for name in failed if "training diverged" in self.run("dvc", "queue", "logs", name)]
 
     def show(self, run: str, file: str) -> str:
         """A file of an experiment."""
@@ -390,8 +397,9 @@ def tried(name: str, done: Mapping[str, Scores]) -> list[float]:
     """The learning rates of a search: three, and one more beyond an end, as long as that end is the best of them."""
     rates = list(SEARCHED[name].rates)
     factor = round(rates[1] / rates[0])
-    while best := best_of(name, rates, done):
-        if best not in (rates[0], rates[-1]):
+    while len(rates) < MOST_RATES:
+        best = best_of(name, rates, done)
+        if best is None or best not in (rates[0], rates[-1]):
             break
         further = best * factor if best == rates[-1] else best / factor
         rates = sorted([*rates, float(f"{further:.1g}")])
@@ -408,7 +416,8 @@ def best_of(name: str, rates: Sequence[float], done: Mapping[str, Scores]) -> fl
     if any(trial(name, rate) not in done for rate in rates):
         return None
     image = SEARCHED[name].image
-    return max(rates, key=lambda rate: float(done[trial(name, rate)]["val"][image]["ssim"]))
+    scores = {rate: done[trial(name, rate)] for rate in rates}
+    return max(rates, key=lambda rate: float(scores[rate]["val"][image]["ssim"]) if scores[rate] else -1.0)
 
 
 def common(acceleration: int, seed: int = 0, rotation: int = 0) -> Changes:
@@ -431,7 +440,7 @@ def runs_of(name: str, acceleration: int, done: Mapping[str, Scores]) -> list[st
     rate = best_rate(name, done) if name in SEARCHED and acceleration == 4 else None
     first = trial(name, rate) if rate else f"r{acceleration}-{name}"
     names = [first, *(f"r{acceleration}-{name}-seed{seed}" for seed in (1, 2))]
-    return [name for name in names if name in done]
+    return [name for name in names if done.get(name)]
 
 
 def methods_table(done: Mapping[str, Scores], acceleration: int) -> str:

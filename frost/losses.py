@@ -64,12 +64,15 @@ def ssim(
     maximum: Float[Tensor, " batch"],
     params: LossParams,
 ) -> Float[Tensor, " batch"]:
-    """Mean SSIM of each slice over the region; 1 where a slice has no foreground, so that it teaches nothing."""
-    values = ssim_map(output, target, maximum)
+    """Mean SSIM of each slice over the region; 1 where a slice has no foreground, so that it teaches nothing.
+
+    In the foreground it is the challenge's SSIM_full of 2026: both images are masked first.
+    """
     if params.region == "frame":
-        return values.mean(dim=(-2, -1))
-    border = WINDOW // 2
-    inside = foreground(target, params.threshold)[:, border:-border, border:-border]
+        return ssim_map(output, target, maximum).mean(dim=(-2, -1))
+    mask, border = foreground(target, params.threshold), WINDOW // 2
+    values = ssim_map(output * mask, target * mask, maximum)
+    inside = mask[:, border:-border, border:-border]
     return 1 - ((1 - values) * inside).sum(dim=(-2, -1)) / inside.sum(dim=(-2, -1)).clamp_min(1)
 
 

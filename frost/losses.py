@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,6 +21,12 @@ class LossParams(Params):
     l1: float = Field(ge=0, description="weight of the absolute error over the volume's maximum")
     region: Literal["frame", "foreground"] = Field(description="foreground: the challenges' mask of the head")
     threshold: float = Field(gt=0, description="target above which a pixel is foreground: brain 5e-5, knee 2e-5")
+
+    @model_validator(mode="after")
+    def _something(self) -> "LossParams":
+        if not self.ssim and not self.l1:
+            raise ValueError("ssim or l1 must be above 0: there is nothing to learn from otherwise")
+        return self
 
 
 def ssim_map(

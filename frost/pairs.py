@@ -126,7 +126,7 @@ def data_range(array: VolumeArray) -> float:
 def parse_channel(name: str) -> tuple[str, int]:
     """`varnet-1` is channel `varnet` of the slice before."""
     match = re.fullmatch(r"([a-z_]+)([+-]\d+)?", name)
-    if match is None:
+    if match is None or match[1].startswith("target"):  # the answer, with noise or without
         raise InputError(f"inputs: {name!r} is no channel such as varnet or grappa, nor one like varnet-1 or varnet+1")
     return match[1], int(match[2] or 0)
 

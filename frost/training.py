@@ -137,7 +137,6 @@ class Training:
             "network": self.network.state_dict(),
             "average": self.average.state_dict() if self.average else {},
             "optimizer": self.optimizer.state_dict(),
-            "processes": self.accelerator.num_processes,
             **{name: getattr(self, name) for name in ROWS},
         }
 
@@ -170,7 +169,8 @@ def fit(
     augment:  (batch, epoch) to a batch; for what the dataset does not do itself
     on_epoch: told the history after each epoch
 
-    Returns a row per epoch: epoch, loss, val_ssim, learning_rate, skipped (updates without a finite gradient).
+    Returns a row per epoch: epoch, loss (mean over the slices where it is finite), val_ssim, learning_rate, skipped
+    (updates without a finite gradient).
     Raises InputError where there is nothing to train on, or the training diverges.
     """
     if not len(train) or not len(val):
@@ -201,9 +201,11 @@ def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable
     """The network that `stage` makes of `facts`: taken from the store, else `train(folder, state)` writes it there.
 
     Under torchrun the first process asks the store, and all train or none does; the others get None and a folder to
-    ignore.
+    ignore. How many they are is part of the key: each has batches of its own, so an update is made of as many more.
     """
-    key, process = entry_key(stage, facts), PartialState(cpu=CPU)
+    process = PartialState(cpu=CPU)
+    facts = {**facts, "processes": process.num_processes}
+    key = entry_key(stage, facts)
     state = store.training(key) / "state"
     tell = _teller(process)
     if not process.is_main_process:
@@ -285,14 +287,17 @@ def _train_epoch(training: Training, epoch: int, bar: "tqdm[Any]") -> Row:
     batches.set_epoch(epoch)
     training.train.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
     set_seed(_seed(params.seed, epoch, accelerator.process_index))
-    n_skipped, update, total = 0, epoch * batches.n_updates, torch.zeros((), device=accelerator.device)
+    n_skipped, update, total = 0, epoch * batches.n_updates, torch.zeros(2, device=accelerator.device)
     training.model.train()
     for step, batch in enumerate(training.train):
         end_if_orphaned()
         batch = training.augment(_to_device(batch, accelerator.device), epoch)
         output = _predict(training.model, batch, training)
-        losses = reconstruction_loss(output, batch["target"], batch["maximum"], params.loss) * batches.weight(step)
-        total += losses.detach().sum().nan_to_num(0, 0, 0)
+        losses = reconstruction_loss(output, batch["target"], batch["maximum"], params.loss)
+        finite, weight = losses.detach().isfinite(), batches.weight(step)
+        total += weight * torch.stack([losses.detach()[finite].sum(), finite.sum()])
+        # A loss that is not finite can have a finite gradient, as an absolute error has; nan spoils it for `_update`.
+        losses = losses * torch.where(finite, weight, math.nan)
         # Gradients are averaged over processes and added up over steps: this makes them the mean over the update.
         accelerator.backward(losses.sum() * (accelerator.num_processes / batches.n_slices(step)))
         if batches.ends_update(step):
@@ -305,8 +310,8 @@ def _train_epoch(training: Training, epoch: int, bar: "tqdm[Any]") -> Row:
                     "a lower fit.learning_rate or a fit.clip would help"
                 )
         bar.update()
-    loss = float(accelerator.reduce(total)) / len(training.train.dataset)  # type: ignore[arg-type]
-    return {"epoch": epoch + 1, "loss": loss, "learning_rate": rate, "skipped": n_skipped}
+    loss, n_slices = accelerator.reduce(total).tolist()
+    return {"epoch": epoch + 1, "loss": loss / max(n_slices, 1), "learning_rate": rate, "skipped": n_skipped}
 
 
 def _update(training: Training, rate: float) -> bool:
@@ -369,6 +374,7 @@ def _loader(split: SliceDataset, params: FitParams, accelerator: Accelerator, sh
         pin_memory=loader.pin_memory and accelerator.device.type == "cuda",
         persistent_workers=loader.persistent_workers and loader.num_workers > 0,
         prefetch_factor=loader.prefetch if loader.num_workers else None,
+        generator=torch.Generator(),  # else workers that persist draw once from the global one, others each epoch
     )
 
 
@@ -415,21 +421,13 @@ def _save(training: Training, state: Path) -> None:
 
 
 def _resume(training: Training, state: Path) -> None:
-    """Go on from the last epoch that was finished, if there is one; from the start where what is there is damaged.
-
-    Raises InputError where other numbers of processes began it: neither would have made the same steps.
-    """
+    """Go on from the last epoch that was finished, if there is one; from the start where what is there is damaged."""
     training.accelerator.wait_for_everyone()
     if not state.exists():
         return
     if (found := read_state(state)) is None:
         sys.stderr.write(f"{state}: damaged; this training starts again\n")
         return
-    began, now = found["processes"], training.accelerator.num_processes
-    if began != now:
-        raise InputError(
-            f"{state}: this training began on {began} processes, not {now}; go on with as many, or remove that file"
-        )
     training.load_state_dict(found)
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from accelerate.utils import set_seed
+from pydantic import Field, model_validator
 
 from frost.augment import AugmentParams, augment
 from frost.checkpoint import build, chosen, save_network
@@ -20,11 +21,18 @@ from frost.training import FitParams, deliver, finished, fit, write_curves
 class TrainRCANParams(Params):
     """Section `train_rcan` of params.yaml."""
 
-    inputs: list[str]
-    """Channels of the caches; the first is the image that is improved. `varnet-1` is that of the slice before."""
+    inputs: list[str] = Field(
+        min_length=1, description="channels of the caches; the first is the image that is improved"
+    )
     network: NamedParams
     augment: AugmentParams
     fit: FitParams
+
+    @model_validator(mode="after")
+    def _cutmix(self) -> "TrainRCANParams":
+        if self.augment.cutmix and self.fit.batch_size == 1:
+            raise ValueError("augment.cutmix needs fit.batch_size of 2 or more: its boxes come from the same batch")
+        return self
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -146,6 +146,8 @@ def test_a_volume_that_only_one_cache_has(caches, lacking):
         (["varnet1"], "'varnet1' is no channel such as"),
         (["varnet-"], "'varnet-' is no channel"),
         ([""], "'' is no channel"),
+        (["varnet", "target"], "'target' is no channel"),
+        (["varnet", "target_clean-1"], "'target_clean-1' is no channel"),
     ],
 )
 def test_inputs_that_there_are_not(caches, inputs, message):

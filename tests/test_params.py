@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 from pydantic import Field
+from ruamel.yaml import YAML
 
 from frost.errors import InputError
 from frost.params import NamedParams, Params, checked, load_params, stage_paths
+from stages.train_rcan import TrainRCANParams
+
+ROOT = Path(__file__).parents[1]
 
 
 class Fit(Params):
@@ -91,3 +95,22 @@ MODELS = {
 def test_every_section_of_the_project_parses(section):
     module, name = MODELS[section].rsplit(".", 1)
     load_params(section, getattr(importlib.import_module(module), name), Path(__file__).parents[1] / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augment": {"cutmix": 0.5}, "fit": {"batch_size": 1}}, "augment.cutmix needs fit.batch_size of 2 or more"),
+        (
+            {"fit": {"loss": {"ssim": 0.0, "l1": 0.0, "region": "frame", "threshold": 1e-5}}},
+            "there is nothing to learn",
+        ),
+        ({"inputs": []}, "inputs: List should have at least 1 item"),
+    ],
+)
+def test_params_that_make_no_training_are_refused(changes, message):
+    section = YAML(typ="safe").load((ROOT / "params.yaml").read_text())["train_rcan"]
+    for name, change in changes.items():
+        section[name] = section[name] | change if isinstance(change, dict) else change
+    with pytest.raises(InputError, match=message):
+        checked(TrainRCANParams, section, "params.yaml: train_rcan")

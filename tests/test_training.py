@@ -4,6 +4,7 @@ Run as a script, this file is a process that has never trained, so that training
 """
 
 import json
+import math
 import os
 import random
 import signal
@@ -14,6 +15,7 @@ import time
 import traceback
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +26,8 @@ from frost.augment import AugmentParams, augment
 from frost.errors import InputError
 from frost.losses import LossParams, ssim
 from frost.params import Params
-from frost.training import FitParams, LoaderParams, Training, fit, learning_rate, read_state, write_curves
+from frost.store import Store
+from frost.training import FitParams, LoaderParams, finished, fit, learning_rate, read_state, write_curves
 
 FIT = FitParams(
     seed=0, epochs=6, shuffle=True, batch_size=2, accumulate=1, optimizer="adam", learning_rate=1e-2, weight_decay=0.0,
@@ -235,11 +238,14 @@ def test_a_damaged_state_is_not_gone_on_from(tmp_path, capfd):
         content = bytearray((tmp_path / "state").read_bytes())
 
 
-def test_a_training_ends_on_as_many_processes_as_it_began(tmp_path, monkeypatch):
-    monkeypatch.setattr(Training, "state_dict", lambda self, usual=Training.state_dict: usual(self) | {"processes": 8})
-    train(tmp_path / "state", epochs=1)
-    with pytest.raises(InputError, match="began on 8 processes, not 1; go on with as many, or remove that file"):
-        train(tmp_path / "state", epochs=2)
+def test_on_another_number_of_processes_it_is_another_network(tmp_path, monkeypatch):
+    def key(processes):
+        process = SimpleNamespace(num_processes=processes, is_main_process=True)
+        monkeypatch.setattr("frost.training.PartialState", lambda cpu: process)
+        return finished(Store(tmp_path), "train_rcan", {"seed": 0}, lambda *folders: None).key
+
+    monkeypatch.setattr("frost.training._teller", lambda process: bool)
+    assert key(1) == key(1) != key(8)
 
 
 def test_the_average_is_kept_where_one_is_asked_for(tmp_path):
@@ -287,6 +293,28 @@ def test_an_update_without_a_finite_gradient_is_skipped_and_counted(tmp_path, va
     assert weights(network).isfinite().all() and all(np.isfinite(row["loss"]) for row in history)
 
 
+class Beyond(Slices):
+    """The absolute error of the first target is infinite, and its gradient is not."""
+
+    def __getitem__(self, i):
+        item = super().__getitem__(i)
+        return item | {"target": item["target"].index_fill(0, torch.tensor([0]), math.inf)} if i == 0 else item
+
+
+def test_an_infinite_loss_with_a_finite_gradient_is_skipped_too(tmp_path):
+    absolute = LossParams(ssim=0.0, l1=1.0, region="frame", threshold=5e-5)
+    _, history = train(tmp_path / "state", train=Beyond(0), batch_size=1, epochs=2, loss=absolute)
+    assert [row["skipped"] for row in history] == [1, 1] and all(np.isfinite(row["loss"]) for row in history)
+
+
+def test_the_loss_of_an_epoch_is_that_of_the_slices_that_have_one(tmp_path):
+    losses = [
+        train(tmp_path / f"{which}", train=Broken(Slices(0), which), batch_size=1, epochs=1, learning_rate=1e-9)[1]
+        for which in ({0, 1, 4}, {})
+    ]
+    assert losses[0][0]["loss"] == pytest.approx(losses[1][0]["loss"], rel=0.1)
+
+
 def test_a_training_that_diverges_says_so(tmp_path):
     with pytest.raises(InputError, match=r"training diverged: 10 updates in a row .*, epoch 3; .*fit.learning_rate"):
         train(tmp_path / "state", train=Broken(Slices(0), {*range(7)}))
@@ -303,6 +331,13 @@ def test_an_empty_split_is_told(tmp_path):
 
     with pytest.raises(InputError, match="training: the val split has no slice with a target"):
         train(tmp_path / "state", val=Empty(0))
+
+
+def test_workers_that_persist_change_no_random_number(tmp_path):
+    workers = LoaderParams(num_workers=1, pin_memory=False, persistent_workers=True, prefetch=2)
+    calm, history = train(tmp_path / "calm", epochs=3)
+    with_workers, same = train(tmp_path / "other", epochs=3, loader=workers)
+    assert torch.equal(weights(calm), weights(with_workers)) and history == same
 
 
 def test_low_precision_is_for_the_convolutions_alone(tmp_path):

@@ -47,43 +47,47 @@ NAFNET: Changes = {
     "unshuffle": 2, "residual": True, "checkpointing": "none",
 }  # fmt: skip
 
-#: what differs from params.yaml, by variant
-VARIANTS: dict[str, Changes] = {
+#: what differs from params.yaml, by variant: the choices that the network, its inputs and its training were made of
+CHOICES: dict[str, Changes] = {
     "default": {},
     "without GRAPPA": {"inputs": ["varnet"]},
-    "zero-filled as a third input": {"inputs": ["varnet", "grappa", "zero_filled"]},
-    "neighbouring slices": {"inputs": ["varnet", "grappa", "varnet-1", "varnet+1"]},
-    "direct output": {"network.residual": False},
     "SSIM": {"fit.loss.l1": 0.0},
     "L1": {"fit.loss.ssim": 0.0},
-    "loss in the foreground": {"fit.loss.region": "foreground", "fit.loss.threshold": 2e-5},
-    "average of weights (0.99)": {"fit.ema": 0.99},
     "flips off": {"augment.flip_x": 0.0},
-    "up-down flips": {"augment.flip_y": 0.5},
-    "rotations": {"augment.rotate": 0.5},
-    "shifts": {"augment.shift": 4},
-    "CutMix": {"augment.cutmix": 0.5},
-    "batch 1": {"fit.batch_size": 1},
-    "batch 4": {"fit.batch_size": 4},
-    "learning rate x 2": {"fit.learning_rate": 4e-3},
-    "learning rate x 1/2": {"fit.learning_rate": 1e-3},
-    "halving every epoch": {"fit.schedule": "halving", "fit.warmup": 0.0},
-    "AdamW": {"fit.optimizer": "adamw", "fit.weight_decay": 1e-2},
+    "average of weights (0.99)": {"fit.ema": 0.99},
     "no channel attention": {"network.reduction": None},
+    "direct output": {"network.residual": False},
     "bottleneck blocks, equal parameters": BOTTLENECK,
-    "full resolution, equal time": {"network.unshuffle": 1, "network.features": 16},
-    "NAFNet, 2 levels, equal time": {"network": NAFNET | {"width": 24}},
-    "NAFNet, 3 levels, equal time": {
-        "network": NAFNET | {"encoder_blocks": [1, 1, 2], "middle_blocks": 2, "decoder_blocks": [1, 1, 1]},
-    },
+    "zero-filled as a third input": {"inputs": ["varnet", "grappa", "zero_filled"]},
+    "halving every epoch": {"fit.schedule": "halving", "fit.warmup": 0.0},
+    "CutMix": {"augment.cutmix": 0.5},
+    "shifts": {"augment.shift": 4},
+    "rotations": {"augment.rotate": 0.5},
+    "up-down flips": {"augment.flip_y": 0.5},
     "the 2022 entry's normalisation": {"network.name": "per_channel"},
     "the 2022 entry's choices": {
         **BOTTLENECK, "network.residual": False, "network.residual_scaling": 0.125, "augment.flip_x": 0.0,
-        "fit.batch_size": 1, "fit.schedule": "halving", "fit.warmup": 0.0, "fit.learning_rate": 1e-3,
-        "fit.loss.l1": 0.0,
+        "fit.shuffle": False, "fit.batch_size": 1, "fit.schedule": "halving", "fit.warmup": 0.0,
+        "fit.learning_rate": 1e-3, "fit.loss.l1": 0.0,
     },
-    "twice the epochs": {"fit.epochs": 20},
+    "NAFNet, 2 levels, about equal time": {"network": NAFNET | {"width": 24}},
 }  # fmt: skip
+#: looked at as well
+FURTHER: dict[str, Changes] = {
+    "batch 1": {"fit.batch_size": 1},
+    "learning rate x 1/2": {"fit.learning_rate": 1e-3},
+    "learning rate x 2": {"fit.learning_rate": 4e-3},
+    "loss in the foreground": {"fit.loss.region": "foreground", "fit.loss.threshold": 2e-5},
+    "neighbouring slices": {"inputs": ["varnet", "grappa", "varnet-1", "varnet+1"]},
+    "full resolution, about equal time": {"network.unshuffle": 1, "network.features": 16},
+    "NAFNet, 3 levels, about equal time": {
+        "network": NAFNET | {"encoder_blocks": [1, 1, 2], "middle_blocks": 2, "decoder_blocks": [1, 1, 1]},
+    },
+    "batch 4": {"fit.batch_size": 4},
+    "AdamW": {"fit.optimizer": "adamw", "fit.weight_decay": 1e-2},
+    "twice the epochs": {"fit.epochs": 20},
+}
+VARIANTS = CHOICES | FURTHER
 CLOSE = 0.001  # of validation SSIM: nearer to the default than this, one seed is not enough
 TOO_LONG = ("twice the epochs",)  # no candidate for a default that has to fit into `make repro`
 TESTED = ("default", "the 2022 entry's choices")
@@ -113,13 +117,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def due(variants: list[str], done: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """Variant and seed of what is not trained yet: the first seeds of all, then more of those that come close."""
-    first = {row["variant"]: row["val_frame_ssim"] for row in done if row["seed"] == 0}
-    if lacking := [name for name in variants if name not in first]:
-        return [(name, 0) for name in lacking]
-    close = [name for name in variants if name not in TOO_LONG and first[name] > first.get("default", 1.0) - CLOSE]
-    trained = {(row["variant"], row["seed"]) for row in done}
-    return [(name, seed) for name in close for seed in (1, 2) if (name, seed) not in trained]
+    """Variant and seed of what to train next: first seeds, then more of the close ones; choices before others."""
+    trained = {(row["variant"], row["seed"]): row["val_frame_ssim"] for row in done}
+    enough = trained.get(("default", 0), 1.0) - CLOSE
+    for group in (CHOICES, FURTHER):
+        some = [name for name in group if name in variants]
+        if lacking := [(name, 0) for name in some if (name, 0) not in trained]:
+            return lacking
+        close = [name for name in some if name not in TOO_LONG and trained[name, 0] > enough]
+        if lacking := [(name, seed) for name in close for seed in (1, 2) if (name, seed) not in trained]:
+            return lacking
+    return []
 
 
 def train_apart(name: str, seed: int, asked: argparse.Namespace) -> None:

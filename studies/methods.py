@@ -112,7 +112,7 @@ COSTED = ("unet", "varnet", "grappa_varnet", "seed", "frost")  # the others are 
 CURVES = {"unet": "s-", "varnet_both": "o-", "grappa_varnet": "^-", "frost": "D-"}  # one region of SSIM for all
 N_TRAIN, N_COILS, FRAME = 160, 8, (96, 96)  # slices to train on, and their size
 MAIN = ("varnet_both", "seed", "frost")  # with rotations; `frost` gives VarNet's scores too
-ONCE_MORE = ("unet", "grappa_varnet", "frost_from_grappa", "frost_folds")  # at R = 8 too
+ONCE_MORE = ("unet", "grappa_varnet", "frost_from_grappa")  # at R = 8 too
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -30,7 +30,9 @@ def build(table: Mapping[str, type[Any]], choice: NamedParams, *sizes: int, wher
     `sizes` are what the data and not the params decide (the number of input images of stage 2).
     """
     network = chosen(table, choice, where)
-    built: nn.Module = network(checked(network.Params, choice.rest, where), *sizes)
+    params = checked(network.Params, choice.rest, where)
+    built: nn.Module = network(params, *sizes)
+    built.params = params  # what `save_network` writes beside the weights
     return built
 
 

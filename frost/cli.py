@@ -111,6 +111,9 @@ def score(
         cells = [f"{scores[m]:.6f}" if m in scores else "" for m in _metrics(summary)]
         table.add_row(group or "all", *counts, *cells)
     Console().print(table)
+    Console().print(
+        "data range: " + ", ".join(f"{source} ({n} volumes)" for source, n in summary["range_source"].items())
+    )
     for what, why in summary["left_out"].items():
         Console().print(f"{what} left out: {why}")
 

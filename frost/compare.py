@@ -24,6 +24,7 @@ from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from frost.errors import InputError
+from frost.scores import SLICE_SCORES
 from frost.tables import Row, parse_table, read_table
 
 TABLE = "metrics/tables/slices.csv"
@@ -151,7 +152,8 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row], metric: str, seed: int = 0)
     groups: dict[tuple[str, float], list[tuple[Row, Row]]] = {}
     for pair in pairs:
         groups.setdefault(_group(pair[0]), []).append(pair)
-    worst = sorted(pairs, key=lambda pair: float(pair[1][metric]) - float(pair[0][metric]))[:N_REGRESSIONS]
+    sign = direction(metric)
+    worst = sorted(pairs, key=lambda pair: sign * (float(pair[1][metric]) - float(pair[0][metric])))[:N_REGRESSIONS]
     return {
         **_statistics(pairs, metric, seed),
         "only_in_a": len(of_a) - len(keys),
@@ -173,7 +175,7 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row], metric: str, seed: int = 0)
             }
             | {"difference": float(other[metric]) - float(one[metric])}
             for one, other in worst
-            if float(other[metric]) < float(one[metric])
+            if sign * (float(other[metric]) - float(one[metric])) < 0
         ],
     }
 
@@ -193,8 +195,14 @@ def _statistics(pairs: Sequence[tuple[Row, Row]], metric: str, seed: int) -> dic
         "difference": float(difference.mean()),
         "interval": list(bootstrap_interval(sums, counts, seed)) if enough else None,
         "p_value": _signed_rank(sums / counts) if enough else None,
-        "share_improved": float((difference > 0).mean()),
+        "better": bool(direction(metric) * difference.mean() > 0),
+        "share_improved": float((direction(metric) * difference > 0).mean()),
     }
+
+
+def direction(metric: str) -> int:
+    """1 where a larger score is better, -1 where a smaller one is, as of an error."""
+    return -1 if metric in SLICE_SCORES and SLICE_SCORES[metric].better == "lower" else 1
 
 
 def bootstrap_interval(sums: np.ndarray, counts: np.ndarray, seed: int) -> tuple[float, float]:
@@ -270,7 +278,7 @@ def _relation(a: Run, b: Run, split: str) -> str:
 def _verdict(result: Mapping[str, Any], spread: Mapping[str, Any] | None) -> str:
     """One sentence; the careful one wherever two apply."""
     difference, interval = result["difference"], result["interval"]
-    word = "better" if difference > 0 else "worse"
+    word = "better" if result["better"] else "worse"
     if result["relation"] == "other data":
         return f"not comparable: {result['a']} and {result['b']} were scored on other data"
     if result["relation"] == "other training seeds only":

@@ -29,6 +29,7 @@ from frost.pairs import PairDataset, input_channels
 from frost.params import Params
 from frost.scores import (
     PRESETS,
+    SLICE_SCORES,
     Box,
     Preset,
     VolumeScores,
@@ -45,9 +46,8 @@ Images = dict[str, Float[np.ndarray, "slice y x"]]
 
 #: in the order of the tables and pictures
 IMAGES = ("zero_filled", "grappa", "varnet", "blend", "rcan", "rcan_ensemble")
-SCORES = ("ssim", "ssim_foreground", "ssim_clean", "psnr", "nmse")
 BLEND_STEPS = 50  # the weight is found to 2 %
-TRAINING_VOLUMES = 50  # enough for the mean SSIM on training data, however much there is
+ENOUGH_VOLUMES = 50  # for a mean SSIM, however much data there is
 
 PresetName = Literal["fastmri", "snu2021", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
 
@@ -208,6 +208,8 @@ def reconstruct(
         images: Images = {image: volume[image] for image in ("zero_filled", "grappa", "varnet")}
         images["blend"] = blended(images, blend)
         images |= {image: np.concatenate(parts) for image, parts in outputs.items()}
+        if wrong := [image for image, stack in images.items() if not np.isfinite(stack).all()]:
+            raise InputError(f"{name}: its image `{wrong[0]}` holds nan or infinite values, which have no score")
         yield Case(pairs.facts(name), images, volume.get("target"), volume.get("target_clean"))
 
 
@@ -217,14 +219,12 @@ def blended(images: Images, weight: float) -> Float[np.ndarray, "slice y x"]:
 
 
 def best_blend(pairs: PairDataset) -> float:
-    """The weight of VarNet in the blend with the best mean SSIM over `pairs`; of equals, the largest."""
+    """The weight of VarNet in the blend with the best mean SSIM over a sample of `pairs`; of equals, the largest."""
     weights = np.linspace(0, 1, BLEND_STEPS + 1)
     totals = np.zeros(len(weights))
-    for name in pairs.names:
-        volume = pairs.volume(name)
-        if "target" in volume:
-            maximum = float(volume["target"].max())
-            totals += [ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean() for w in weights]
+    for volume in sample(pairs):
+        maximum = float(volume["target"].max())
+        totals += [ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean() for w in weights]
     return float(weights[len(weights) - 1 - int(np.argmax(totals[::-1]))])
 
 
@@ -238,7 +238,7 @@ def slice_rows(split: str, case: Case, threshold: float) -> list[Row]:
         scores = score_slices(case.target, stack, maximum, threshold, case.clean)
         rows += [
             {**_labels(split, case), "slice": i, "n_slices": len(stack), "image": image}
-            | {score: float(scores[score][i]) for score in SCORES}
+            | {score: float(scores[score][i]) for score in SLICE_SCORES}
             for i in range(len(stack))
         ]
     return rows
@@ -250,10 +250,9 @@ def volume_rows(split: str, case: Case, by_slice: Sequence[Row]) -> list[Row]:
         return []
     rows: list[Row] = []
     for image, stack in case.images.items():
-        row: Row = {**_labels(split, case), "image": image, **fastmri_scores(case.target, stack)}
-        for score in ("ssim_foreground", "ssim_clean"):
-            row[score] = _mean([float(r[score]) for r in by_slice if r["image"] == image])
-        rows.append(row)
+        mine = [row for row in by_slice if row["image"] == image]
+        means: Row = {score: _mean([float(row[score]) for row in mine]) for score in SLICE_SCORES}
+        rows.append({**_labels(split, case), "image": image, **means, **fastmri_scores(case.target, stack)})
     return rows
 
 
@@ -272,7 +271,7 @@ def summary(by_slice: Sequence[Row], by_volume: Sequence[Row]) -> dict[str, Any]
     """Means over volumes of each image's scores, what stage 2 gained, and on which share of the slices."""
     metrics: dict[str, Any] = {}
     for image in IMAGES:
-        scores = {score: _mean([float(r[score]) for r in by_volume if r["image"] == image]) for score in SCORES}
+        scores = {score: _mean([float(r[score]) for r in by_volume if r["image"] == image]) for score in SLICE_SCORES}
         metrics[image] = {score: value for score, value in scores.items() if np.isfinite(value)}
     ssim = {image: [float(r["ssim"]) for r in by_slice if r["image"] == image] for image in ("varnet", "rcan")}
     metrics["gain"] = {
@@ -292,7 +291,7 @@ def group_rows(by_volume: Sequence[Row]) -> list[Row]:
     return [
         {column: rows[0][column] for column in ("split", "acquisition", "acceleration", "image")}
         | {"n_volumes": len(rows)}
-        | {score: _mean([float(row[score]) for row in rows]) for score in SCORES}
+        | {score: _mean([float(row[score]) for row in rows]) for score in SLICE_SCORES}
         for rows in groups.values()
     ]
 
@@ -327,12 +326,15 @@ class Calibration:
 
 
 def mean_varnet_ssim(pairs: PairDataset) -> float:
-    """fastMRI's SSIM of the cached VarNet images, mean over volumes with a target; evenly chosen ones of many."""
+    """fastMRI's SSIM of the cached VarNet images, mean over a sample of the volumes."""
+    return _mean([fastmri_scores(volume["target"], volume["varnet"])["ssim"] for volume in sample(pairs)])
+
+
+def sample(pairs: PairDataset) -> Iterator[Images]:
+    """Volumes with a target, evenly chosen where there are more than a mean needs."""
     names = [name for name in pairs.names if pairs.has_target(name)]
-    n = min(len(names), TRAINING_VOLUMES)
-    chosen = [names[i] for i in np.linspace(0, len(names) - 1, n).round().astype(int)]
-    volumes = (pairs.volume(name) for name in chosen)
-    return _mean([fastmri_scores(volume["target"], volume["varnet"])["ssim"] for volume in volumes])
+    chosen = np.linspace(0, len(names) - 1, min(len(names), ENOUGH_VOLUMES)).round().astype(int)
+    return (pairs.volume(names[i]) for i in chosen)
 
 
 def draw(

@@ -24,6 +24,7 @@ from scipy.ndimage import uniform_filter
 from scipy.stats import gaussian_kde
 
 from frost.errors import InputError
+from frost.scores import SLICE_SCORES
 from frost.tables import Row
 
 COLOURS = {
@@ -43,11 +44,7 @@ LABELS = {
     "rcan_ensemble": "RCAN, ensemble",
     "target": "Target",
 }
-METRICS = {
-    "ssim": "SSIM, whole frame",
-    "ssim_foreground": "SSIM, foreground",
-    "ssim_clean": "SSIM, foreground, noise-free",
-}
+METRICS = {name: score.label for name, score in SLICE_SCORES.items() if name.startswith("ssim")}
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,

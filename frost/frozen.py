@@ -17,10 +17,11 @@ from frost.volumes import Volume
 def write_network_images(
     folder: Path, source: Path, volume: Volume, network: nn.Module, made_by: Mapping[str, str], device: torch.device
 ) -> None:
-    """The network's image of every slice, as channel `varnet`, and who made them: at least `network`, its digest."""
+    """The network's image of every slice, as channel `varnet`, and what made it: at least `network`, its digest."""
     with VolumeReader(source, volume) as reader:
         images = network_images(reader, network, device)
-        write_volume(folder, images, volume.n_slices, ["varnet"], {**reader.attributes(), **made_by})
+        attributes = {**reader.attributes(), **made_by, "device": device.type}
+        write_volume(folder, images, volume.n_slices, ["varnet"], attributes)
 
 
 def own_device() -> torch.device:

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -61,6 +61,8 @@ def end_if_orphaned() -> None:
         orphaned = any(psutil.Process(child).ppid() != parent for child, parent in _STARTED_BY)
     except psutil.NoSuchProcess:
         orphaned = True
+    except psutil.AccessDenied:  # other people's processes are hidden on some clusters
+        orphaned = False
     if orphaned:
         sys.exit("ended: the process that started this one is gone; what was finished is kept")
 
@@ -68,12 +70,13 @@ def end_if_orphaned() -> None:
 def _started_by() -> list[tuple[int, int]]:
     """Pairs of child and parent, from this process to the one that wants its work: past torchrun and `sh -c`."""
     pairs, process = [], psutil.Process()
-    while parent := process.parent():
-        pairs.append((process.pid, parent.pid))
-        command = parent.cmdline()
-        if "-c" not in command[1:2] and not any(word.startswith("stages.") for word in command):
-            break
-        process = parent
+    with suppress(psutil.Error):  # one that has just ended, or that this user may not look at
+        while parent := process.parent():
+            pairs.append((process.pid, parent.pid))
+            command = parent.cmdline()
+            if "-c" not in command[1:2] and not any(word.startswith("stages.") for word in command):
+                break
+            process = parent
     return pairs
 
 

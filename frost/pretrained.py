@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from frost.checkpoint import first_line, load_config, load_network, network_digest
+from frost.checkpoint import build, first_line, load_config, load_network, network_digest
 from frost.errors import InputError
 from frost.folds import UNKNOWN
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.kspace_networks.varnet import VarNet, VarNetParams
+from frost.params import NamedParams
 
 # What trainers put beside the weights: arguments, paths, scores, callbacks. None of it is needed.
 HARMLESS = re.compile(
@@ -48,8 +49,13 @@ def load_pretrained(path: Path, memory: Mapping[str, Any]) -> Pretrained:
     Raises InputError where it is none of these, or has a weight too many, too few or of another shape.
     """
     if path.is_dir():
-        network = load_network(path, KSPACE_NETWORKS).requires_grad_(True)
-        return Pretrained(load_config(path)["name"], network, trained_on(path))
+        config = load_config(path)
+        choice = NamedParams(name=config["name"], **config["params"] | memory)
+        weights = load_network(path, KSPACE_NETWORKS).state_dict()
+        with torch.device("meta"):
+            network = build(KSPACE_NETWORKS, choice, where=str(path))
+        network.load_state_dict(weights, strict=True, assign=True)
+        return Pretrained(choice.name, network.requires_grad_(True), trained_on(path))
     state = _varnet_weights(path)
     try:
         with torch.device("meta"):

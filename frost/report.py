@@ -27,15 +27,13 @@ from frost.errors import InputError
 from frost.figures import COLOURS, HOT, LABELS
 from frost.image_networks import IMAGE_NETWORKS
 from frost.pairs import PairDataset
+from frost.scores import SLICE_SCORES
 from frost.tables import Row, read_table
 
 VIEWS = {"zero_filled": "Zero-filled", "grappa": "GRAPPA", "varnet": "VarNet", "rcan": "RCAN", "target": "Target"}
 ERRORS = {"varnet_error": "Error of VarNet", "rcan_error": "Error of RCAN"}
 LEFT = ("varnet", "grappa", "zero_filled", "varnet_error")
 RIGHT = ("rcan", "target", "varnet", "rcan_error")
-METRICS = {
-    "ssim": "SSIM", "ssim_foreground": "SSIM in the head", "ssim_clean": "SSIM, noise-free", "psnr": "PSNR [dB]", "nmse": "NMSE",
-}  # fmt: skip
 FIGURES = {
     "montage.png": "The best, the median and the worst slice, and the smallest gain; errors on one scale.",
     "ssim.png": "How the slices score.",
@@ -97,7 +95,7 @@ def write_report(root: Path, output: Path, title: str, n_slices: int) -> None:
         dag=draw_dag(stages, tall=False) + draw_dag(stages, tall=True),
         provenance=_provenance(root),
         footer=f"Made by <code>frost report</code>. Every number is that of <code>metrics/evaluate.json</code>, split {split}.",
-        data=json.dumps(browser, separators=(",", ":")).replace("</", "<\\/"),
+        data=json.dumps(browser, separators=(",", ":")).replace("<", "\\u003c"),  # no tag of a name ends the script
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page, encoding="utf-8")
@@ -203,7 +201,7 @@ def _table(scores: Mapping[str, Mapping[str, float]]) -> str:
         dot = f'<span class="dot" style="background:{COLOURS[image]}"></span>'
         lines.append([f"{dot}{LABELS[image]}", *(_cell(scores, images, image, metric) for metric in metrics)])
     return _html_table(
-        ["", *(METRICS.get(m, html.escape(m.replace("_", " ").replace("ssim", "SSIM"))) for m in metrics)],
+        ["", *(html.escape(_label(metric)) for metric in metrics)],
         lines,
         "score-table",
     )
@@ -214,10 +212,18 @@ def _cell(scores: Mapping[str, Mapping[str, float]], images: Sequence[str], imag
     if value is None:
         return ""
     others = [scores[other][metric] for other in images if metric in scores[other]]
-    best = (min if metric == "nmse" else max)(others)
-    digits = 2 if metric == "psnr" else 4
+    score = SLICE_SCORES.get(metric)
+    better, digits = (score.better, score.digits) if score else ("higher", 4)  # what presets add are SSIMs
+    best = (min if better == "lower" else max)(others)
     mark = "<b>{}</b>" if value == best else "{}"
-    return f'<span data-image="{image}" data-metric="{metric}" data-value="{value!r}">{mark.format(f"{value:.{digits}f}")}</span>'
+    number = mark.format(f"{value:.{digits}f}")
+    return f'<span data-image="{image}" data-metric="{html.escape(metric)}" data-value="{value!r}">{number}</span>'
+
+
+def _label(metric: str) -> str:
+    """The name of a score for people; those of presets are called as in the metrics file, `snu2026 SSIM bbox`."""
+    score = SLICE_SCORES.get(metric)
+    return score.label if score else metric.replace("_", " ").replace("ssim", "SSIM")
 
 
 def _group_table(run: Finished, split: str) -> str:

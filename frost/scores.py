@@ -12,12 +12,11 @@ Computed in the dtype of the images, float32, as the official programs do.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import h5py
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.ndimage import maximum_filter, minimum_filter
@@ -25,11 +24,13 @@ from skimage.metrics import structural_similarity
 
 from frost.errors import InputError
 from frost.tables import Row
+from frost.volumes import attribute, dataset, has_dataset, named_faults, open_h5, read_slice
 
 WINDOW = 7
 BORDER = WINDOW // 2
 
 LARGEST = 2**31  # pixels of a volume: what a file declares is checked before memory is asked for
+ATTRIBUTES = ("max", "acquisition", "acceleration", "annotations")
 
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
@@ -168,6 +169,63 @@ def nmse(target: Float[np.ndarray, "*shape"], reconstruction: Float[np.ndarray, 
 # ---- one volume
 
 
+class Stack(NamedTuple):
+    """What the slices of a volume are scored by, each image (slice, y, x)."""
+
+    target: Float[np.ndarray, "slice y x"]
+    reconstruction: Float[np.ndarray, "slice y x"]
+    mask: Bool[np.ndarray, "slice y x"]  # the challenge's foreground
+    maximum: float  # the data range L
+    clean: Float[np.ndarray, "slice y x"] | None  # the noise-free target, where the data are simulated
+
+
+def frame_ssim(stack: Stack) -> Float[np.ndarray, " slice"]:
+    """SSIM over the whole frame, no mask."""
+    maps = ssim_maps(stack.target, stack.reconstruction, stack.maximum)
+    return np.asarray(maps.mean(axis=(1, 2), dtype=np.float64))
+
+
+def head_ssim(stack: Stack) -> Float[np.ndarray, " slice"]:
+    """SSIM inside the challenge's foreground, nan where a slice has none."""
+    return ssim_foreground(stack.target, stack.reconstruction, stack.mask, stack.maximum)
+
+
+def clean_ssim(stack: Stack) -> Float[np.ndarray, " slice"]:
+    """The same against the noise-free target, the mask still that of the target; nan where there is none."""
+    if stack.clean is None:
+        return np.full(len(stack.target), np.nan)
+    return ssim_foreground(stack.clean, stack.reconstruction, stack.mask, stack.maximum)
+
+
+def slice_psnr(stack: Stack) -> Float[np.ndarray, " slice"]:
+    """PSNR of each slice over the whole frame."""
+    return np.array([psnr(one, other, stack.maximum) for one, other in zip(stack.target, stack.reconstruction)])
+
+
+def slice_nmse(stack: Stack) -> Float[np.ndarray, " slice"]:
+    """NMSE of each slice over the whole frame."""
+    return np.array([nmse(one, other) for one, other in zip(stack.target, stack.reconstruction)])
+
+
+class Score(NamedTuple):
+    """A score of the project's own tables: its name for people, its value for each slice, and how to read it."""
+
+    label: str
+    of_slices: Callable[[Stack], Float[np.ndarray, " slice"]]
+    better: Literal["higher", "lower"] = "higher"
+    digits: int = 4
+
+
+#: Every score of metrics/evaluate.json, the tables, the report and `frost compare`; none of them is a preset.
+SLICE_SCORES: Mapping[str, Score] = {
+    "ssim": Score("SSIM", frame_ssim),
+    "ssim_foreground": Score("SSIM in the head", head_ssim),
+    "ssim_clean": Score("SSIM in the head, noise-free", clean_ssim),
+    "psnr": Score("PSNR [dB]", slice_psnr, digits=2),
+    "nmse": Score("NMSE", slice_nmse, better="lower"),
+}
+
+
 def score_slices(
     target: Float[np.ndarray, "slice y x"],
     reconstruction: Float[np.ndarray, "slice y x"],
@@ -175,24 +233,10 @@ def score_slices(
     threshold: float,
     clean: Float[np.ndarray, "slice y x"] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Five scores of every slice, for the project's own tables; none of them is a preset.
-
-    ssim             whole frame, no mask, L = `maximum`
-    ssim_foreground  inside the challenge's foreground (the function of that name), nan where a slice has none
-    ssim_clean       the same against the noise-free target `clean`, mask still from the target; or nan
-    psnr, nmse       whole frame, of the slice, with L = `maximum`
-    """
+    """All `SLICE_SCORES` of every slice. `threshold`: target above which a pixel is foreground."""
     _check_pair(target, reconstruction, "target and reconstruction")
-    mask = foreground_mask(target, threshold)
-    return {
-        "ssim": ssim_maps(target, reconstruction, maximum).mean(axis=(1, 2), dtype=np.float64),
-        "ssim_foreground": ssim_foreground(target, reconstruction, mask, maximum),
-        "ssim_clean": (
-            np.full(len(target), np.nan) if clean is None else ssim_foreground(clean, reconstruction, mask, maximum)
-        ),
-        "psnr": np.array([psnr(one, other, maximum) for one, other in zip(target, reconstruction)]),
-        "nmse": np.array([nmse(one, other) for one, other in zip(target, reconstruction)]),
-    }
+    stack = Stack(target, reconstruction, foreground_mask(target, threshold), maximum, clean)
+    return {name: score.of_slices(stack) for name, score in SLICE_SCORES.items()}
 
 
 def fastmri_scores(
@@ -256,6 +300,8 @@ def score_volume(
         maps = ssim_maps(target * mask, reconstruction * mask, maximum)
         values["ssim"] = maps.mean(axis=(1, 2), dtype=np.float64)
     if preset.boxes and boxes is not None:
+        if beyond := [i for i in boxes if not 0 <= i < len(target)]:
+            raise InputError(f"{name}: has boxes in slice {beyond[0]}, and {len(target)} slices")
         values["ssim_bbox"] = ssim_boxes(target, reconstruction, boxes, maximum)
     return VolumeScores(name, group, acquisition, acceleration, range_source, len(target), values)
 
@@ -358,7 +404,7 @@ def read_boxes(annotations: str | bytes, where: str) -> dict[int, list[Box]]:
             int(i): [(int(box["x"]), int(box["y"]), int(box["width"]), int(box["height"])) for box in boxes]
             for i, boxes in json.loads(annotations).items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{where}: attribute `annotations` must be JSON {{slice: [{{x, y, width, height}}]}}: {error}"
         ) from None
@@ -411,7 +457,7 @@ def _check_numbers(target: np.ndarray, reconstruction: np.ndarray, name: str) ->
 def _files(folder: Path, preset: Preset) -> dict[tuple[str, str], Path]:
     """(group, file name) -> file, for all h5 files under `folder`."""
     found: dict[tuple[str, str], Path] = {}
-    for file in sorted(folder.rglob("*.h5")):
+    for file in sorted(folder.rglob("[!.]*.h5")):  # not what macOS leaves beside files it copied
         parts = [p for p in file.relative_to(folder).parts[:-1] if p != "image" and not p.startswith("multicoil_")]
         if "kspace" in parts:
             continue
@@ -434,43 +480,35 @@ def _files(folder: Path, preset: Preset) -> dict[tuple[str, str], Path]:
 def _score_files(preset: Preset, group: str, target_file: Path, reconstruction_file: Path) -> VolumeScores:
     target, attributes = _read(target_file, ("image_label", "reconstruction_rss"))
     reconstruction, _ = _read(reconstruction_file, ("reconstruction",))
-    where = str(reconstruction_file)
+    where, annotations = str(reconstruction_file), attributes["annotations"]
     try:
-        acceleration = attributes.get("acceleration")
         return score_volume(
             preset,
             target,
             reconstruction,
             name=target_file.name,
             group=group,
-            maximum=float(attributes["max"]) if "max" in attributes else None,
-            boxes=read_boxes(attributes["annotations"], where) if "annotations" in attributes else None,
-            acquisition=_plain(attributes.get("acquisition", "")),
-            acceleration=None if acceleration is None else float(acceleration),
+            maximum=attributes["max"],
+            boxes=None if annotations is None else read_boxes(str(annotations), str(target_file)),
+            acquisition=str(attributes["acquisition"] or ""),
+            acceleration=attributes["acceleration"],
         )
     except InputError as error:
         raise InputError(f"{where}: {str(error).removeprefix(f'{target_file.name}: ')}") from None
 
 
-def _plain(text: Any) -> str:
-    return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
-
-
 def _read(file: Path, names: tuple[str, ...]) -> tuple[np.ndarray, dict[str, Any]]:
-    """The first dataset of `names` that the file has, as float32 (slice, y, x), and the file's attributes."""
-    try:
-        with h5py.File(file) as opened:
-            for name in names:
-                # getlink: a link to another file is refused before it is followed.
-                if name in opened and isinstance(opened.get(name, getlink=True), h5py.HardLink):
-                    dataset = opened[name]
-                    break
-            else:
-                raise InputError(f"{file}: has no dataset {' or '.join(names)}")
-            if dataset.ndim != 3 or dataset.dtype.kind != "f" or dataset.is_virtual or dataset.external:
-                raise InputError(f"{file}: dataset {name} must be real floating point (slice, y, x) within the file")
-            if dataset.size > LARGEST:
-                raise InputError(f"{file}: dataset {name} of shape {dataset.shape} is larger than any scan")
-            return dataset[:].astype(np.float32), dict(opened.attrs)
-    except OSError as error:
-        raise InputError(f"{file}: not a readable h5 file: {error}") from None
+    """The first dataset of `names` that the file has, as float32 (slice, y, x), and the attributes that scores need."""
+    with open_h5(file) as opened, named_faults(file):
+        name = next((name for name in names if has_dataset(opened, name)), None)
+        if name is None:
+            raise InputError(f"{file}: has no dataset {' or '.join(names)}")
+        found = dataset(opened, name, "image")
+        if found.size > LARGEST:
+            raise InputError(f"{file}: dataset {name} of shape {found.shape} is larger than any scan")
+        images = np.stack([read_slice(found, i, np.float32) for i in range(len(found))])
+        values = {name: attribute(opened, name) for name in ATTRIBUTES}
+    for name in ("max", "acceleration"):
+        if isinstance(values[name], str):
+            raise InputError(f"{file}: attribute `{name}` must be a number, not {values[name]!r}")
+    return images, values

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+ROOT = "frost"  # the package whose modules are followed
+
 #: modules that start processes, check params, or move and describe files; no number comes from them
 PLUMBING = {"frost.errors", "frost.launch", "frost.params", "frost.sources", "frost.store", "frost.tables"}
 
@@ -28,7 +30,7 @@ def imported(*modules: str) -> set[str]:
         name = waiting.pop()
         if name not in found:
             found.add(name)
-            waiting += [other for other in _imports(ast.parse(source(name).read_bytes())) if other.startswith("frost")]
+            waiting += [other for other in _imports(name) if other.partition(".")[0] == ROOT]
     return found
 
 
@@ -41,22 +43,32 @@ def source(module: str) -> Path:
 
 
 def meaning(file: Path) -> str:
-    """What a source file does: its syntax tree without positions, comments, docstrings and the words of errors."""
+    """What a source file does: its syntax tree without positions, comments and what is for people to read."""
     return ast.dump(_WithoutWords().visit(ast.parse(file.read_bytes())))
 
 
-def _imports(tree: ast.AST) -> list[str]:
-    names: list[str] = []
-    for node in ast.walk(tree):
+def _imports(module: str) -> list[str]:
+    """The modules that a module imports by name, as `from . import` and `from package import module` do too."""
+    file, names = source(module), []
+    package = module if file.stem == "__init__" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.append(node.module)
+        elif isinstance(node, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names += [origin, *(f"{origin}.{alias.name}" for alias in node.names if _holds(origin, alias.name))]
     return names
 
 
+def _holds(package: str, name: str) -> bool:
+    """Whether `name` is a module of a package of frost, not a thing in its `__init__.py`."""
+    if package.partition(".")[0] != ROOT or (file := source(package)).stem != "__init__":
+        return False
+    return (file.parent / f"{name}.py").exists() or (file.parent / name / "__init__.py").exists()
+
+
 class _WithoutWords(ast.NodeTransformer):
-    """Drops strings that stand alone, which are docstrings, and what a raised error says."""
+    """Drops strings that stand alone, which are docstrings, what a raised error says, and descriptions of params."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:  # ast's own name
         """Keep all but a lone string."""
@@ -66,3 +78,10 @@ class _WithoutWords(ast.NodeTransformer):
         """Keep that it raises, and what."""
         kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         return ast.Raise(exc=kind, cause=None)
+
+    def visit_Call(self, node: ast.Call) -> ast.Call:  # ast's own name
+        """Keep of pydantic's `Field` all but its words."""
+        if isinstance(node.func, ast.Name) and node.func.id == "Field":
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != "description"]
+        self.generic_visit(node)
+        return node

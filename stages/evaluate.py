@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Set
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 
@@ -19,15 +20,17 @@ from frost.store import Store, stage_lock, store_root
 from frost.tables import write_table
 
 
-def file_of(split: str, case: Case) -> PurePosixPath:
+def file_of(split: str, case: Case, taken: Set[PurePosixPath]) -> PurePosixPath:
     """Where in the out a volume's challenge file lies: a folder a split, or the challenge's own tree.
 
-    A test split that was cut from others has its own folder beside the tree's: file names repeat across splits.
+    A test split that was cut from others has its own folder beside the tree's: file names repeat across splits. Where
+    they repeat across the folders of one split, the second of them gets its name in the index.
     """
     path = challenge_path(case.facts, case.target is not None)
     if split == "test" and path.parts[0] == "reconstructions_val":
-        return PurePosixPath("reconstructions_test", path.name)
-    return path if len(path.parts) > 1 else PurePosixPath(split) / path
+        path = PurePosixPath("reconstructions_test", path.name)
+    path = path if len(path.parts) > 1 else PurePosixPath(split) / path
+    return path.with_name(f"{case.facts['name']}.h5") if path in taken else path
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -51,9 +54,13 @@ def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
         for split in ("train", "val", "test")
     )
 
+    taken: set[PurePosixPath] = set()
+
     def keep(split: str, case: Case) -> None:
         end_if_orphaned()
-        write_reconstruction(paths.reconstructions / file_of(split, case), case.images["rcan"])
+        file = file_of(split, case, taken)
+        taken.add(file)
+        write_reconstruction(paths.reconstructions / file, case.images["rcan"])
 
     result = evaluate({"val": val, "test": test}, network, params, device, keep)
     optimism = mean_varnet_ssim(train) - result.metrics["val"]["varnet"]["ssim"]

@@ -5,6 +5,7 @@ It always runs, in milliseconds a file. Where its outputs come out the same, not
 
 from pathlib import Path
 
+from frost.errors import InputError
 from frost.indexing import IndexParams, build_index
 from frost.launch import run, summary
 from frost.params import load_params, stage_paths
@@ -25,6 +26,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def point(link: Path, folder: Path) -> None:
     """Make `link` a symbolic link to `folder`: where the scans lie is this machine's business, and no stage's input."""
+    if link.is_dir() and not link.is_symlink():
+        raise InputError(
+            f"{link}: is a folder, where Frost keeps a link to index.source; give that folder another name"
+        )
     link.parent.mkdir(parents=True, exist_ok=True)
     fresh = link.with_name(link.name + ".new")
     fresh.unlink(missing_ok=True)

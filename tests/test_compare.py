@@ -124,6 +124,16 @@ def test_the_ten_worst_regressions_are_named_worst_first():
     assert len(regressions) == 10 and regressions[0]["difference"] == pytest.approx(-0.011)
 
 
+def test_less_of_an_error_is_better():
+    rows = table(0.0)
+    worse = [row | {"nmse": 0.1 + row["ssim"] / 10} for row in rows]
+    better = [row | {"nmse": row["nmse"] - 0.05} for row in worse]
+    result = compare_rows(worse, better, "nmse")
+    assert result["better"] and result["share_improved"] == 1 and not result["regressions"]
+    back = compare_rows(better, worse, "nmse")
+    assert not back["better"] and back["share_improved"] == 0 and len(back["regressions"]) == 10
+
+
 def test_groups_are_told_apart():
     better = [row | {"ssim": row["ssim"] + 0.01 * (row["acquisition"] == "AXT2")} for row in table(0)]
     first, second = compare_rows(table(0), better, "ssim")["groups"]

@@ -9,6 +9,7 @@ import torch
 from skimage.metrics import structural_similarity
 
 from frost.disagreement import calibration, rank_correlation
+from frost.errors import InputError
 from frost.evaluation import (
     IMAGES,
     Case,
@@ -22,7 +23,7 @@ from frost.evaluation import (
 )
 from frost.pairs import PairDataset
 from frost.reconstruction import load_models
-from frost.scores import PRESETS, score_volume, summarise
+from frost.scores import PRESETS, SLICE_SCORES, score_volume, summarise
 
 CPU = torch.device("cpu")
 FACTS = {"name": "a", "file": "a.h5", "patient": "p", "acquisition": "AXT2", "acceleration": 4.0, "maximum": 1e-3}
@@ -165,6 +166,9 @@ def test_the_best_blend_is_the_better_image_alone_or_the_mean(target):
         def __init__(self, **images):
             self.images = images
 
+        def has_target(self, name):
+            return True
+
         def volume(self, name):
             return {"target": target, **self.images}
 
@@ -175,9 +179,17 @@ def test_the_best_blend_is_the_better_image_alone_or_the_mean(target):
     np.testing.assert_allclose(blended({"varnet": target, "grappa": 0 * target}, 0.25), 0.25 * target)
 
 
+def test_an_image_that_is_not_finite_has_no_score(workspace):
+    rcan = load_models(workspace.root / "models", CPU).rcan
+    rcan.register_forward_hook(lambda network, given, image: image * math.nan)
+    pairs = {split: workspace.pairs(split) for split in ("val", "test")}
+    with pytest.raises(InputError, match="file1002: its image `rcan` holds nan or infinite values"):
+        evaluate(pairs, rcan, params(), CPU, lambda *one: None)
+
+
 def test_gain_counts_the_slices_that_improved():
     rows = [
-        {"image": image, "ssim": score, "ssim_foreground": 0.5, "ssim_clean": math.nan, "psnr": 30.0, "nmse": 0.1}
+        dict.fromkeys(SLICE_SCORES, 0.5) | {"image": image, "ssim": score, "ssim_clean": math.nan}
         for image, scores in dict.fromkeys(IMAGES, (0.8, 0.9)).items()
         for score in ((0.9, 0.8) if image == "rcan" else scores)
     ]
@@ -186,14 +198,7 @@ def test_gain_counts_the_slices_that_improved():
 
 
 def test_groups_are_means_over_their_volumes():
-    scores = {
-        "ssim_foreground": 0.5,
-        "ssim_clean": math.nan,
-        "psnr": 30.0,
-        "nmse": 0.1,
-        "split": "test",
-        "image": "rcan",
-    }
+    scores = dict.fromkeys(SLICE_SCORES, 0.5) | {"ssim_clean": math.nan, "split": "test", "image": "rcan"}
     rows = [
         {**scores, "acquisition": name, "acceleration": r, "ssim": ssim}
         for name, r, ssim in (

@@ -65,6 +65,14 @@ def test_a_folder_keeps_its_list(tmp_path, network):
     assert pretrained_digest(tmp_path / "varnet") == network_digest(tmp_path / "varnet")
 
 
+def test_a_folder_is_given_what_saves_memory(tmp_path, network):
+    save_network(tmp_path, "varnet", network)
+    loaded = load_pretrained(tmp_path, {"coils_at_once": 1, "checkpointing": True}).network
+    assert loaded.params.checkpointing and loaded.sens_net.coils_at_once == 1
+    assert all(torch.equal(a, b) for a, b in zip(network.state_dict().values(), loaded.state_dict().values()))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference vectors are not there")
 def test_fastmri_s_own_file():
     file = REFERENCE / "fastmri_varnet_small_state_dict.pt"

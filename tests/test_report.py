@@ -36,12 +36,13 @@ def run(workspace, tmp_path_factory):
     network = load_models(workspace.root / "models", torch.device("cpu")).rcan
     result = evaluate(pairs, network, params, torch.device("cpu"), lambda *one: None)
     (root / "metrics" / "tables").mkdir(parents=True)
+    result.metrics["test"]["rcan"]['"><script>alert(1)</script>'] = 0.5
     (root / "metrics" / "evaluate.json").write_text(json.dumps(result.metrics))
     made_from = provenance(*(root / name for name in ("data/images.zarr", "data/varnet.zarr", "models/rcan")), params)
     made_from["versions"]["odd"] = "<script>alert(1)</script>"
     (root / "metrics" / "provenance.json").write_text(json.dumps(made_from, indent=1))
     for row in result.by_volume[-6:]:  # all images of one volume
-        row["acquisition"] = "<img src=x onerror=alert(1)>"
+        row["acquisition"] = "<!--<script><img src=x onerror=alert(1)>"
     groups = group_rows(result.by_volume)
     for name, rows in (("slices", result.by_slice), ("groups", groups), ("disagreement", result.calibration)):
         write_table(root / "metrics" / "tables" / f"{name}.csv", rows)
@@ -61,7 +62,7 @@ def test_it_is_one_file_that_names_no_address(page):
         r"(src|href)\s*=\s*[\"']?(?!data:)[^\"'#>\s]+[\"']?", re.sub(r"&lt;.*?&gt;", "", text).split("<script>")[0]
     )
     assert "default-src 'none'" in text and "<b>title</b>" not in text and "<script>alert" not in text
-    assert len(json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1].replace("<\\/", "</"))["slices"]) == 2
+    assert len(json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])["slices"]) == 2
 
 
 def test_it_says_which_weights_and_caches_it_shows(run, page):

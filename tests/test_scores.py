@@ -8,9 +8,14 @@ import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from frost.compare import direction
 from frost.errors import InputError
+from frost.evaluation import Case, group_rows, slice_rows, volume_rows
+from frost.report import _table
 from frost.scores import (
     PRESETS,
+    SLICE_SCORES,
+    Score,
     fastmri_scores,
     foreground_mask,
     nmse,
@@ -297,9 +302,21 @@ def break_link(folder):
         opened["reconstruction"] = h5py.ExternalLink(str(folder / "elsewhere.h5"), "reconstruction")
 
 
-def break_annotations(folder):
+def annotated(text):
+    def break_annotations(folder):
+        with h5py.File(folder / "target/acc8/image/knee_test2.h5", "a") as opened:
+            opened.attrs["annotations"] = text
+
+    return break_annotations
+
+
+def break_maximum(folder):
     with h5py.File(folder / "target/acc8/image/knee_test2.h5", "a") as opened:
-        opened.attrs["annotations"] = "[1]"
+        opened.attrs["max"] = "large"
+
+
+def break_type(folder):
+    write(folder / "result/acc8/knee_test2.h5", "reconstruction", np.ones((3, 80, 72), np.int32))
 
 
 @pytest.mark.parametrize(
@@ -309,15 +326,40 @@ def break_annotations(folder):
         (break_one_too_many, r"no target acc8/knee_test2\.h5"),
         (break_shape, r"knee_test2\.h5: the reconstruction is \(3, 80, 71\), the target \(3, 80, 72\)"),
         (break_dataset, r"knee_test2\.h5: has no dataset reconstruction"),
-        (break_file, r"knee_test2\.h5: not a readable h5 file"),
-        (break_link, r"knee_test2\.h5: has no dataset reconstruction"),
-        (break_annotations, r"knee_test2\.h5: attribute `annotations` must be JSON"),
+        (break_file, r"knee_test2\.h5: damaged, truncated or not HDF5"),
+        (break_link, r"knee_test2\.h5: `reconstruction`: a soft or external link"),
+        (annotated("[1]"), r"knee_test2\.h5: attribute `annotations` must be JSON"),
+        (annotated('{"99": [{"x": 1, "y": 1, "width": 30, "height": 30}]}'), "has boxes in slice 99, and 3 slices"),
+        (annotated('{"1": [{"x": Infinity, "y": 1, "width": 30, "height": 30}]}'), "`annotations` must be JSON"),
+        (break_maximum, r"knee_test2\.h5: attribute `max` must be a number, not 'large'"),
+        (break_type, r"knee_test2\.h5: `reconstruction`: holds int32; real numbers are needed"),
     ],
 )
 def test_what_does_not_fit_is_named(challenge, fault, message):
     fault(challenge)
     with pytest.raises(InputError, match=message):
         score_folders("snu2026", challenge / "target", challenge / "result")
+
+
+def test_litter_that_copying_leaves_is_no_scan(challenge):
+    (challenge / "target/acc8/image/._knee_test2.h5").write_bytes(b"Mac OS X")
+    score_folders("snu2026", challenge / "target", challenge / "result")
+
+
+def test_a_score_is_one_function_and_one_line(head, monkeypatch):
+    """What README says of adding one: tables, means and the report take it from there."""
+    largest = Score("Largest error", lambda stack: np.abs(stack.target - stack.reconstruction).max((1, 2)), "lower", 6)
+    monkeypatch.setitem(SLICE_SCORES, "largest", largest)
+    target, noisy = head
+    case = Case({"name": "a", "patient": "p", "acquisition": "T1", "acceleration": 4.0}, {"rcan": noisy}, target, None)
+    by_slice = slice_rows("val", case, 5e-5)
+    (row,) = volume_rows("val", case, by_slice)
+    assert row["largest"] == pytest.approx(np.abs(target - noisy).max((1, 2)).mean())
+    assert group_rows([row])[0]["largest"] == row["largest"]
+    assert "Largest error" in _table({"rcan": {"largest": 1e-5}}) and ">0.000010<" in _table(
+        {"rcan": {"largest": 1e-5}}
+    )
+    assert direction("largest") == -1
 
 
 def test_unknown_presets_and_empty_folders_are_named(tmp_path):

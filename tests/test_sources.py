@@ -17,7 +17,7 @@ def double(x):
 
 
 class Scan:
-    name: str
+    name: str = Field("x", description="its name")
     """Its name."""
 '''
 
@@ -40,6 +40,8 @@ def module(tmp_path, monkeypatch):
         ('"no x"', '"x is needed"', True),
         ('ValueError("no x")', 'TypeError("no x")', False),
         ("2 * x", "x * 2", False),
+        ("its name", "what it is called", True),
+        ('Field("x"', 'Field("y"', False),
         ("name: str", "name: int", False),
         ("import line", "import line as stroke", False),
     ],
@@ -55,6 +57,26 @@ def test_it_is_of_all_that_the_module_imports_at_any_depth(module):
     module.write_text("def image(kspace):\n    from frost.coils import rss\n    return rss(kspace)\n")
     assert {"some_physics", "frost.coils"} <= imported("some_physics")
     assert "frost.fourier" in imported("frost.classical")
+
+
+@pytest.mark.parametrize(
+    "words", ["from frost import coils", "import frost.coils as rss", "from frost.coils import rss"]
+)
+def test_however_it_is_imported(module, words):
+    module.write_text(words + "\n")
+    assert "frost.coils" in imported("some_physics")
+
+
+def test_relative_imports_count(tmp_path, monkeypatch):
+    package = tmp_path / "frost_like"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "net.py").write_text("from .blocks import Block\nfrom . import scaling\n")
+    (package / "blocks.py").write_text("class Block: pass\n")
+    (package / "scaling.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("frost.sources.ROOT", "frost_like")
+    assert imported("frost_like.net") == {f"frost_like{name}" for name in (".net", ".blocks", ".scaling", "")}
 
 
 def test_modules_that_decide_no_number_are_left_out(module):

@@ -1,5 +1,6 @@
 """What `frost verify --repair` runs again, and what it leaves alone. The whole of it, by real stages: test_pipeline."""
 
+import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
@@ -8,7 +9,7 @@ from frost.errors import InputError
 from frost.image_networks import IMAGE_NETWORKS
 from frost.params import NamedParams
 from frost.store import Store
-from frost.verify import find_faults, repair
+from frost.verify import agree, find_faults, repair
 from tests.test_networks import SMALL
 
 
@@ -70,3 +71,10 @@ def test_a_frozen_stage_is_never_run(store, tmp_path):
         repair(store, store.faults)
     assert not any(store.has("train_varnet", fault.key) for fault in store.faults)
     assert (tmp_path / "models/varnet/weights").exists()
+
+
+def test_a_cpu_repeats_its_bits_and_a_gpu_comes_close():
+    image = np.array([[1.0, 0.5]], np.float32)
+    near, far = image + np.float32(1e-6), image + np.float32(1e-3)
+    assert agree(image.copy(), image, {"cpu"}) and not agree(near, image, {"cpu"})
+    assert agree(near, image, {"cpu", "cuda"}) and not agree(far, image, {"cuda"})

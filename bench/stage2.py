@@ -107,6 +107,8 @@ class Stage2:
         self.batches = ShapeBatches(self.pairs.shapes, self.params.fit.batch_size, seed=0, shuffle=True)
         torch.manual_seed(0)
         self.network = build(IMAGE_NETWORKS, self.params.network, len(self.params.inputs))
+        if self.params.fit.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.params.fit.learning_rate)
 
     def feed(self, way: str, n_steps: int) -> Iterator[Batch]:
@@ -127,11 +129,11 @@ class Stage2:
         self.optimizer.step()
 
     def bytes_read(self) -> dict[str, float]:
-        """Bytes of a slice on disk: k-space, target and GRAPPA image; or a chunk of each cache; or none."""
+        """Bytes of a slice on disk: k-space, target and GRAPPA image; or a chunk of each cache, whole; or none."""
         volume, _ = self.scans.places[0]
         kspace = volume.n_coils * volume.height * volume.width * 8
         image = 4 * volume.crop[0] * volume.crop[1]
-        return {"in the loop": kspace + 2 * image, "cache": 4 * image, "memory": 0}
+        return {"in the loop": kspace + 2 * image, "cache": len(self.pairs.volume(volume.name)) * image, "memory": 0}
 
 
 class Scans(Dataset[Batch]):

@@ -78,7 +78,7 @@ class FitParams(Params):
     clip: float | None = Field(gt=0, description="largest norm of the gradient; null: any")
     ema: float | None = Field(gt=0, lt=1, description="decay a step of the averaged weights that are kept; null: none")
     early_stop: int | None = Field(ge=1, description="epochs without a better one after which to stop; null: never")
-    precision: Literal["float32", "bf16"] = Field(description="of the convolutions; the rest is float32 always")
+    precision: Literal["float32", "bf16"] = Field(description="of the convolutions; their sums stay float32")
     channels_last: bool = Field(description="memory layout of the convolutions")
     compile: bool = Field(
         description="torch.compile the network: slow to start, faster on a GPU; real-valued ones only"

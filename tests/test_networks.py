@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from ruamel.yaml import YAML
+from torch import nn
 
 from frost.checkpoint import build, load_network, network_digest, save_network
 from frost.errors import InputError
@@ -112,12 +113,34 @@ def test_checkpoints_change_no_gradient_and_no_random_number(variant, changes):
     plain, saving = trained(VARIANTS[variant]), trained(VARIANTS[variant] | changes)
     drawn = []
     for network in (plain, saving):
+        drop_out(network)
         torch.manual_seed(5)
         network(images()).square().sum().backward()
         drawn.append(torch.rand(()))
     assert drawn[0] == drawn[1]
     for (name, ours), theirs in zip(plain.named_parameters(), saving.parameters()):
         torch.testing.assert_close(theirs.grad, ours.grad, rtol=1e-6, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def drop_out(network):
+    """Random numbers inside of blocks: what is computed again must drop the same features again."""
+    for layer in list(network.modules()):
+        if hasattr(layer, "attention"):  # RCAN's blocks
+            layer.attention = nn.Sequential(layer.attention, nn.Dropout(0.5))
+        if hasattr(layer, "channels") and isinstance(layer.channels, nn.Sequential):  # NAFNet's
+            layer.channels.append(nn.Dropout(0.5))
+
+
+@pytest.mark.parametrize("variant", ["rcan", "rcan, direct, bottlenecks, no attention"])
+def test_relu_in_place_changes_no_gradient(variant):
+    in_place, kept = trained(VARIANTS[variant]), trained(VARIANTS[variant])
+    layers = [layer for layer in kept.modules() if isinstance(layer, nn.ReLU)]
+    assert layers and all(layer.inplace for layer in layers)
+    for layer in layers:
+        layer.inplace = False
+    for network in (in_place, kept):
+        network(images()).square().sum().backward()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(in_place.parameters(), kept.parameters()))
 
 
 @pytest.mark.parametrize("kind", ["group", "segment", "nested"])
@@ -137,9 +160,14 @@ def test_checkpoints_keep_fewer_activations(kind):
 def test_low_precision_stays_inside(variant):
     network = trained(variant).float()
     inputs = images().float()
+    blocks = [layer for layer in network.modules() if type(layer).__name__ in ("ResidualBlock", "Block")]
+    dtypes = []
+    for block in blocks:
+        block.register_forward_hook(lambda block, given, made: dtypes.append(made.dtype))
     with torch.autocast("cpu", torch.bfloat16):
         rounded = network(inputs)
     assert rounded.dtype == torch.float32
+    assert dtypes == [torch.float32] * len(blocks), "small changes are added to what could not hold them"
     torch.testing.assert_close(rounded, network(inputs), rtol=0, atol=0.1)
 
 

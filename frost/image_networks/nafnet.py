@@ -59,18 +59,18 @@ class NAFNet(nn.Module):
             zero(self.tail)
 
     def forward(self, inputs: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch y x"]:
-        """The improved image. Under autocast the convolutions alone run in low precision."""
+        """The improved image. Under autocast what is added to the features is in low precision, and they are not."""
         halvings = len(self.params.encoder_blocks)
         return improved(inputs, self.layers, self.params.unshuffle, self.params.residual, halvings)
 
     def layers(self, images: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch pixel y x"]:
         """Down, across and up again, each level with a skip to the one that has its size."""
-        features = self.head(images)
+        features = self.head(images).to(images.dtype)
         skips = []
         for blocks, down in zip(self.encoders, self.downs):
             features = self._run(blocks, features)
             skips.append(features)
-            features = down(features)
+            features = down(features).to(images.dtype)
         features = self._run(self.middle, features)
         for blocks, up, skip in zip(self.decoders, self.ups, reversed(skips)):
             features = self._run(blocks, up(features) + skip)

@@ -50,12 +50,12 @@ class RCAN(nn.Module):
             zero(self.tail)
 
     def forward(self, inputs: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch y x"]:
-        """The improved image. Under autocast the convolutions alone run in low precision."""
+        """The improved image. Under autocast what is added to the features is in low precision, and they are not."""
         return improved(inputs, self.layers, self.params.unshuffle, self.params.residual)
 
     def layers(self, images: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch pixel y x"]:
         """From images to what is added to the first of them, or to the image itself."""
-        return self.tail(self.trunk(self.head(images)))
+        return self.tail(self.trunk(self.head(images).to(images.dtype)))
 
     def trunk(self, head: Float[Tensor, "batch feature y x"]) -> Float[Tensor, "batch feature y x"]:
         """All residual groups, and the skip around them."""

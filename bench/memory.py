@@ -136,7 +136,7 @@ def in_turn(combinations: Mapping[str, Changes], size: int) -> dict[str, list[fl
 def step_of(preset: str, changes: Changes, size: int) -> Callable[[], None]:
     """A training step of a network, all that training keeps between steps made."""
     torch.set_num_threads(1)
-    section = YAML(typ="safe").load(Path(f"params/{preset}.yaml").read_text())["network"]
+    section = YAML(typ="safe").load(Path(f"params/{preset}.yaml").read_text())["train_rcan"]["network"]
     of_network = {key: value for key, value in changes.items() if key not in NOT_NETWORK}
     network = build(IMAGE_NETWORKS, NamedParams(**section | of_network), 2)
     for layer in network.modules():

@@ -160,7 +160,9 @@ class Scans(Dataset[Batch]):
 def furnish(workspace: Path) -> None:
     """One volume of noise with two slices, and what the stages before would leave of it."""
     params = YAML(typ="safe").load(Path("params.yaml").read_text())
-    params["train_rcan"] |= {"network": YAML(typ="safe").load(Path("params/rcan_2022.yaml").read_text())["network"]}
+    params["train_rcan"] |= {
+        "network": YAML(typ="safe").load(Path("params/rcan_2022.yaml").read_text())["train_rcan"]["network"]
+    }
     params["train_rcan"]["fit"] |= {"batch_size": 1}
     source, data = workspace / "data/source", workspace / "data"
     random = np.random.default_rng(0)

@@ -274,6 +274,21 @@ def check(
 
 
 @app.command()
+def preset(
+    file: Annotated[Path, typer.Argument(help="one of params/, or a file like it: sections with the keys to change")],
+    params: Annotated[Path, typer.Option(help="the file to change")] = Path("params.yaml"),
+) -> None:
+    """Put the values of a preset into params.yaml: another network for stage 2, or the sizes for a GPU.
+
+    Example: frost preset params/gpu_8gb.yaml
+    """
+    from frost.presets import apply_preset
+
+    for line in apply_preset(file, params) or ["nothing to change"]:
+        Console().print(line, markup=False, highlight=False)
+
+
+@app.command()
 def trust(
     input: Annotated[Path, typer.Option(help="an h5 file, a folder of them, or an SNU tree")],
     models: Annotated[Path, typer.Option(help="folder with varnet/ and rcan/")] = Path("models"),

@@ -57,7 +57,7 @@ def images(n=3, channels=2, height=20, width=22, seed=1):
 
 @pytest.mark.parametrize(("preset", "n_parameters"), PRESETS.items())
 def test_the_presets_have_their_number_of_parameters(preset, n_parameters):
-    choice = YAML(typ="safe").load((ROOT / "params" / f"{preset}.yaml").read_text())["network"]
+    choice = YAML(typ="safe").load((ROOT / "params" / f"{preset}.yaml").read_text())["train_rcan"]["network"]
     with torch.device("meta"):
         network = fresh(choice)
     assert sum(p.numel() for p in network.parameters()) == n_parameters

@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from frost.shards import split_faults
+from frost.training import read_state, write_state
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -43,14 +46,17 @@ class Repository:
     def __init__(self, folder):
         self.folder = folder
 
-    def run(self, *command, status=0, **environment):
+    def environment(self):
+        """Of whatever runs here: nobody's settings, and a place to count passes in."""
         own = {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
         own |= {"DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"), "GIT_CONFIG_GLOBAL": os.devnull}
         own |= {"PYTHONPATH": str(ROOT / "tests" / "passes"), "VARNET_PASSES": str(self.folder.parent / "passes")}
         own |= {f"GIT_{who}_{what}": "frost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("FROST_", "PYTEST_"))}
+        return {name: value for name, value in os.environ.items() if not name.startswith(("FROST_", "PYTEST_"))} | own
+
+    def run(self, *command, status=0, **environment):
         done = subprocess.run(
-            command, cwd=self.folder, env=inherited | own | environment, capture_output=True, text=True
+            command, cwd=self.folder, env=self.environment() | environment, capture_output=True, text=True
         )
         assert done.returncode == status, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
@@ -272,6 +278,44 @@ def test_a_flipped_byte_is_found_and_that_volume_alone_made_anew(repository):
     repository.run("dvc", "checkout")  # DVC's cache too has the new file
     assert repository.digest(*outs) == right
     assert json.loads(repository.run("dvc", "status", "--json")) == {"index": ["always changed"]}
+
+
+def kill_in_training(repository):
+    """`kill -9` of `dvc repro` and all it started, after the first epochs of a training; the state that is left."""
+    trainings = repository.folder / ".dvc" / "frost-store" / "training"
+    run = subprocess.Popen(
+        ["dvc", "repro"], cwd=repository.folder, env=repository.environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not (states := list(trainings.glob("*/state"))):
+        assert time.monotonic() < end and run.poll() is None
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    return states[0]
+
+
+@pytest.mark.parametrize("stage", ["train_varnet", "train_rcan"])
+def test_a_killed_training_goes_on_to_the_same_bits_and_another_starts_afresh(repository, stage):
+    name = stage.removeprefix("train_")
+    curves, weights = repository.folder / f"metrics/curves/{name}.tsv", f"models/{name}"
+    repository.params(**{f"{stage}__fit__epochs": 60})
+    state = kill_in_training(repository)
+    reached = read_state(state)
+    assert 0 < len(reached["history"]) < 60
+    reached["history"][0]["loss"] = 1234.5  # only who goes on from here has it
+    write_state(state, reached)
+    repository.params(**{f"{stage}__fit__seed": 1, f"{stage}__fit__epochs": 2})
+    repository.repro(stage)
+    assert "1234.5" not in curves.read_text()
+    repository.params(**{f"{stage}__fit__seed": 0, f"{stage}__fit__epochs": 60})
+    assert "60 epochs" in repository.repro(stage)[stage]
+    assert "1234.5" in curves.read_text().splitlines()[1]
+    killed = (repository.folder / weights / "weights.safetensors").read_bytes()
+    command = YAML(typ="safe").load((repository.folder / "dvc.yaml").read_text())["stages"][stage]["cmd"]
+    repository.run(*shlex.split(command), FROST_STORE=str(repository.folder.parent / "another"))
+    assert (repository.folder / weights / "weights.safetensors").read_bytes() == killed
 
 
 def test_push_here_pull_there(repository, tmp_path):

@@ -1,5 +1,6 @@
-"""The presets of params/ for GPUs: valid sections, and networks that fit, counted on torch's meta device."""
+"""The presets of params/: valid sections, networks that fit a GPU, counted on the meta device; how they are applied."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,12 @@ import torch
 from ruamel.yaml import YAML
 
 from frost.checkpoint import build
+from frost.errors import InputError
 from frost.image_networks import IMAGE_NETWORKS
 from frost.indexing import IndexParams
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.params import checked
+from frost.presets import apply_preset
 from frost.stage_one import TrainVarNetParams
 from stages.train_rcan import TrainRCANParams
 
@@ -24,8 +27,11 @@ every_preset = pytest.mark.parametrize(("preset", "gib", "n_parameters"), [(n, *
 
 
 def merged(base, changes):
-    return {**base, **{key: merged(base[key], value) if isinstance(value, dict) else value
-                       for key, value in changes.items()}}  # fmt: skip
+    def both(old, new):
+        same = isinstance(new, dict) and new.get("name", old.get("name")) == old.get("name")
+        return merged(old, new) if same else new
+
+    return {**base, **{key: both(base[key], value) for key, value in changes.items()}}
 
 
 def section(preset, name):
@@ -100,3 +106,30 @@ def test_the_count_is_what_was_measured():
     plain = choice.model_copy(update={"checkpointing": "none"})
     assert training_bytes(IMAGE_NETWORKS, plain, (2,), images, 1)[1] / GIB == pytest.approx(22.8, rel=0.1)
     assert training_bytes(IMAGE_NETWORKS, choice, (2,), images, 16)[1] / GIB == pytest.approx(3.65, rel=0.15)
+
+
+@pytest.mark.parametrize("preset", sorted(file.stem for file in (ROOT / "params").glob("*.yaml")))
+def test_a_preset_is_put_into_params_and_leaves_all_else_as_it_stands(tmp_path, preset):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    yaml, file = YAML(typ="safe"), tmp_path / "params.yaml"
+    changes = yaml.load((ROOT / f"params/{preset}.yaml").read_text())
+    said = apply_preset(ROOT / f"params/{preset}.yaml", file)
+    before, after = (path.read_text() for path in (ROOT / "params.yaml", file))
+    assert said and yaml.load(after) == merged(yaml.load(before), changes)
+    assert before.count("#") - after.count("#") <= 1, "comments are kept"
+    assert "    ema: null\n" in after and "    weight_decay: 0.0\n" in after, "the rest stays as it is written"
+    assert apply_preset(ROOT / f"params/{preset}.yaml", file) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("train_rcan: {fit: {epoch: 3}}", r"train_rcan\.fit\.epoch: params.yaml has no such key"),
+     ("a: [", "not YAML"), ("3", "sections of params.yaml are needed")],
+)  # fmt: skip
+def test_a_preset_that_does_not_fit_changes_nothing(tmp_path, text, message):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "preset.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        apply_preset(tmp_path / "preset.yaml", tmp_path / "params.yaml")
+    assert (tmp_path / "params.yaml").read_text() == (ROOT / "params.yaml").read_text()

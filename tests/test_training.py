@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -352,6 +353,18 @@ def test_low_precision_is_for_the_convolutions_alone(tmp_path):
 def test_channels_last_is_the_same_training(tmp_path):
     runs = [train(tmp_path / f"{last}", without_dropout(), channels_last=last, epochs=2)[0] for last in (False, True)]
     torch.testing.assert_close(weights(runs[0]), weights(runs[1]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch about itself
+def test_a_compiled_training_is_the_same_training(tmp_path):
+    runs = [
+        train(tmp_path / f"{compiled}", without_dropout(), compile=compiled, ema=0.5, epochs=1)
+        for compiled in (False, True)
+    ]
+    torch.testing.assert_close(weights(runs[0][0]), weights(runs[1][0]), rtol=0, atol=1e-4)
+    again, history = train(tmp_path / "True", without_dropout(), compile=True, ema=0.5, epochs=1)  # from its state
+    assert torch.equal(weights(again), weights(runs[1][0])) and history == runs[1][1]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "halving", "constant"])

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,7 +109,7 @@ LABELS = {
 }  # fmt: skip
 BOTH = "frost_r4_r8"
 TABLED = ("ssim", "ssim_foreground", "psnr", "nmse")
-COSTED = ("unet", "varnet", "grappa_varnet", "seed", "frost")  # the others are these, for longer
+COSTED = ("unet", "varnet", "varnet_both", "grappa_varnet", "seed", "frost")  # the others are these, for longer
 CURVES = {"unet": "s-", "varnet_both": "o-", "grappa_varnet": "^-", "frost": "D-"}  # one region of SSIM for all
 N_TRAIN, N_COILS, FRAME = 160, 8, (96, 96)  # slices to train on, and their size
 MAIN = ("varnet_both", "seed", "frost")  # with rotations; `frost` gives VarNet's scores too
@@ -226,8 +227,20 @@ class Queue:
 def costs_of(name: str) -> dict[str, Cost]:
     """What each stage of a method costs, at the size of the heads, each in a process of its own."""
     params = changed((SEARCHED | FURTHER)[name].changes)
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as alone:
-        return {stage: alone.apply(cost, (params[stage],)) for stage in stages_of(name)}
+    return {stage: cost_apart(json.dumps(steps_of(params[stage]))) for stage in stages_of(name)}
+
+
+def steps_of(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a training's params its steps depend on."""
+    fit = {key: section["fit"][key] for key in ("batch_size", "loss")}
+    return {"network": section["network"], "fit": fit} | {key: section[key] for key in ("inputs",) if key in section}
+
+
+@cache
+def cost_apart(section: str) -> Cost:
+    """Measured once for all methods that have these steps in common."""
+    with multiprocessing.get_context("spawn").Pool(1) as alone:
+        return alone.apply(cost, (json.loads(section),))
 
 
 def changed(changes: Changes) -> dict[str, Any]:
@@ -246,6 +259,11 @@ def stages_of(name: str) -> list[str]:
     """The stages whose networks a method uses."""
     only_first = (SEARCHED | FURTHER)[name].image == "varnet"
     return ["train_varnet"] if only_first else ["train_rcan"] if name == "unet" else ["train_varnet", "train_rcan"]
+
+
+def n_steps(section: Mapping[str, Any]) -> float:
+    """Steps of an epoch of a training with these params."""
+    return N_TRAIN / float(section["fit"]["batch_size"])
 
 
 def cost(section: dict[str, Any]) -> Cost:
@@ -276,25 +294,31 @@ def cost(section: dict[str, Any]) -> Cost:
 
 
 def seconds(work: Callable[[], None], n: int = 7) -> float:
-    """Median CPU seconds of some work, after once for what libraries make once."""
+    """CPU seconds of some work, the least of several: what other processes take from the caches is not its own."""
     times = []
     for _ in range(n + 1):
         start = time.process_time()
         work()
         times.append(time.process_time() - start)
-    return statistics.median(times[1:])
+    return min(times[1:])
 
 
 def costs_table(costs: Mapping[str, Mapping[str, Cost]]) -> str:
-    """Markdown: parameters, milliseconds of CPU on one thread, and memory; of two stages, first + second."""
-    lines = ["| | parameters | ms a slice | ms a training step | MB in training |", "|---|---|---|---|---|"]
+    """Markdown: parameters, CPU time on one thread, and memory; of two stages, first + second."""
+    lines = [
+        "| | parameters | ms a slice | ms a training step | s of training | MB in training |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, stages in costs.items():
+        params = changed(DATA | (SEARCHED | FURTHER)[name].changes)
+        training = " + ".join(f"{params[stage]['fit']['epochs'] * n_steps(params[stage]) * one.step:.0f}"
+                              for stage, one in stages.items())  # fmt: skip
         parameters = " + ".join(f"{one.n_parameters:,}" for one in stages.values())
         steps = " + ".join(f"{1e3 * one.step:.0f}" for one in stages.values())
         peaks = " + ".join(f"{one.peak / 1e6:.0f}" for one in stages.values())
         lines.append(
             f"| {LABELS[name]} | {parameters} | {1e3 * sum(one.slice for one in stages.values()):.0f} | "
-            f"{steps} | {peaks} |"
+            f"{steps} | {training} | {peaks} |"
         )
     return "\n".join(lines)
 
@@ -314,10 +338,9 @@ def draw(queue: Queue, costs: Mapping[str, Mapping[str, Cost]], file: Path) -> N
         for stage, one in costs[name].items():
             lines = queue.show(run, f"metrics/curves/{stage.removeprefix('train_')}.tsv").splitlines()
             column = lines[0].split("\t").index("val_ssim")
-            n_steps = N_TRAIN / params[stage]["fit"]["batch_size"]
             best = -1.0
             for line in lines[1:]:
-                spent += n_steps * one.step
+                spent += n_steps(params[stage]) * one.step
                 best = max(best, float(line.split("\t")[column]))
                 x.append(spent)
                 y.append(best)

@@ -254,7 +254,8 @@ def _relative_ridge(
     params: GrappaParams,
 ) -> Float[Tensor, "missing band"]:
     """The ridge of the equation at the top of this file, by missing column and band of rows."""
-    measured = torch.view_as_real(columns[mask]).square().sum((1, 3)).double()  # measured y
+    samples = columns[mask]
+    measured = (samples.real.square() + samples.imag.square()).sum(1).double()  # measured y
     measured = torch.stack([band.mean(1) for band in torch.split(measured, band_rows, 1)], 1)
     noise = measured[measured > 0].quantile(FAINTEST)
     power = measured.new_zeros((len(mask), measured.shape[1]))  # x band

@@ -10,6 +10,8 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
+from frost.volumes import attribute, open_h5
+
 KNEE = ("CORPD_FBK", "CORPDFS_FBK")  # acquisitions of fastMRI's knees
 PUBLIC = ("acc4", "acc5", "acc8")  # folders of the 2024 leaderboard that its results call `public`
 
@@ -41,13 +43,24 @@ def challenge_path(facts: Mapping[str, Any], has_target: bool, root: str = "") -
     return PurePosixPath("reconstructions_leaderboard", *group, f"{name}.h5")
 
 
-def write_reconstruction(file: Path, images: Float[np.ndarray, "slice y x"]) -> None:
-    """`images` as the challenges take them, dataset `reconstruction`; the file is there whole or not at all."""
+def write_reconstruction(file: Path, images: Float[np.ndarray, "slice y x"], made_by: str | None = None) -> None:
+    """`images` as the challenges take them, dataset `reconstruction`; the file is there whole or not at all.
+
+    made_by: what to find by `reconstruction_made_by`; scorers pass over it.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with h5py.File(fresh, "w") as opened:
             opened.create_dataset("reconstruction", data=images.astype(np.float32), track_times=False)
+            if made_by is not None:
+                opened.attrs["made_by"] = made_by
         fresh.replace(file)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def reconstruction_made_by(file: Path) -> str | float | None:
+    """What `write_reconstruction` was told of a file; None for one of others. Raises InputError for a damaged one."""
+    with open_h5(file) as opened:
+        return attribute(opened, "made_by")

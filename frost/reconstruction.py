@@ -3,6 +3,8 @@
 The same functions fill the caches, so that a live image is the cached one (a test holds them together).
 """
 
+import hashlib
+import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from frost.classical import PrepareParams, classical_images
 from frost.consistency import consistent_image, varnet_coil_images
 from frost.ensemble import Ensemble, self_ensemble
 from frost.errors import InputError
-from frost.export import challenge_path, write_reconstruction
+from frost.export import challenge_path, reconstruction_made_by, write_reconstruction
 from frost.frozen import network_images
 from frost.image_networks import IMAGE_NETWORKS
 from frost.indexing import MaskParams, volumes_of
@@ -45,6 +47,8 @@ class Models:
     masks: list[dict[str, Any]]
     """Kind, acceleration and centre fraction of the masks that RCAN was trained on."""
     device: torch.device
+    digests: tuple[str, str]
+    """Of VarNet and of RCAN."""
 
 
 def load_models(folder: Path, device: torch.device) -> Models:
@@ -67,6 +71,7 @@ def load_models(folder: Path, device: torch.device) -> Models:
         prepare=checked(PrepareParams, made_by["prepare"], where),
         masks=made_by["masks"],
         device=device,
+        digests=(digest, network_digest(folder / "rcan")),
     )
 
 
@@ -123,10 +128,13 @@ def reconstruct_folder(
 ) -> Done:
     """Write a challenge file into `output` for every volume of a file or folder; those that are there are left alone.
 
-    A volume that cannot be read is told in `failed`, and the others are still done.
+    A volume that cannot be read is told in `failed`, and the others are still done. Raises InputError where what is
+    there was made by other networks or with other options: a submission shall not be a mixture.
     """
     done = Done()
     masks = new_masks(models, acceleration, center_fraction)
+    facts = [models.digests, ensemble, consistent, masks.model_dump(mode="json")]
+    made_by = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     root, volumes = volumes_of(source, masks, done.failed, MASK_OPTIONS)
     name = root.absolute().name
     files = [output / challenge_path(volume.facts(), volume.target != "none", name) for volume in volumes]
@@ -136,6 +144,9 @@ def reconstruct_folder(
             raise InputError(
                 f"{root / volume.file}: another file of this name is in {source}; reconstruct each folder by itself"
             )
+    for file in filter(Path.exists, files):
+        if reconstruction_made_by(file) != made_by:
+            raise InputError(f"{file}: is there already, made by other networks or options; choose another --output")
     for volume, file in (bar := tqdm(list(zip(volumes, files)), desc="reconstruct", unit="volume", disable=None)):
         bar.set_postfix_str(volume.name)
         if file.exists():
@@ -159,7 +170,7 @@ def reconstruct_folder(
         target = images.pop("target", None)
         if target is not None:
             row |= {image: fastmri_scores(target, stack)["ssim"] for image, stack in images.items()}
-        write_reconstruction(file, images["rcan"])
+        write_reconstruction(file, images["rcan"], made_by)
         done.rows.append(row)
     return done
 

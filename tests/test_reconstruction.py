@@ -63,10 +63,29 @@ def test_a_folder_is_masked_as_in_training_and_scored(workspace, models, tmp_pat
 
 
 def test_what_is_there_is_kept_and_the_rest_is_done(workspace, models, tmp_path):
-    source = workspace.root / "data" / "source" / "test"
-    (tmp_path / "file1004.h5").write_bytes(b"mine")
+    source, first = workspace.root / "data" / "source" / "test", tmp_path / "file1004.h5"
+    reconstruct_folder(models, source / first.name, tmp_path, None, None, "none")
+    before = first.stat().st_mtime_ns
     done = reconstruct_folder(models, source, tmp_path, None, None, "none")
     assert done.kept == 1 and [row["volume"] for row in done.rows] == ["file1005"]
+    assert first.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("changes", [{"ensemble": "flip"}, {"consistent": True}, {"acceleration": 3.0}, {"models": ()}])
+def test_a_folder_never_holds_the_images_of_two_networks_or_options(workspace, models, tmp_path, changes):
+    source = workspace.root / "data" / "source" / "test"
+    reconstruct_folder(models, source / "file1004.h5", tmp_path, None, None, "none")
+    other = replace(models, digests=("another", "pair")) if "models" in changes else models
+    options = {"acceleration": None, "center_fraction": None, "ensemble": "none"} | changes
+    with pytest.raises(InputError, match=r"file1004\.h5: is there already, made by other networks or options"):
+        reconstruct_folder(other, source, tmp_path, **{key: v for key, v in options.items() if key != "models"})
+    assert written(tmp_path) == ["file1004.h5"]
+
+
+def test_a_file_of_others_is_not_taken_for_a_reconstruction(workspace, models, tmp_path):
+    (tmp_path / "file1004.h5").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"file1004\.h5: damaged, truncated or not HDF5"):
+        reconstruct_folder(models, workspace.root / "data" / "source" / "test", tmp_path, None, None, "none")
     assert (tmp_path / "file1004.h5").read_bytes() == b"mine"
 
 

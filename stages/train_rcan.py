@@ -13,8 +13,10 @@ from frost.image_networks import IMAGE_NETWORKS
 from frost.launch import run, summary
 from frost.pairs import PairDataset
 from frost.params import NamedParams, Params, load_params, stage_paths
+from frost.places import store_root
+from frost.produce import stage_lock
 from frost.sources import source_digest
-from frost.store import Store, stage_lock, store_root
+from frost.store import Store
 from frost.training import FitParams, deliver, finished, fit, write_curves
 
 

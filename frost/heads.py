@@ -1,14 +1,24 @@
 """NIfTI heads: the files of a folder, one of them as a volume, and planes through it."""
 
+import logging
+import math
 import re
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import torch
+from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+from nibabel.orientations import OrientationError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -17,6 +27,22 @@ from frost.fourier import fft2c
 from frost.planes import N_THIN, Array, Planes, plane_points, spread, thin_heights
 
 DEPTHS = (28.0, 96.0)  # of the slices, mm below the crown
+# Around all that scanners make, and far below what would exhaust a machine.
+MIN_SIDE, MAX_SIDE, MAX_VOXELS = 8, 1024, 1 << 28
+UNREADABLE = (
+    ImageFileError,
+    HeaderDataError,
+    HeaderTypeError,
+    WrapStructError,
+    OrientationError,
+    zlib.error,
+    EOFError,
+    MemoryError,
+    OSError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True)
@@ -59,18 +85,51 @@ def _head_file(file: Path) -> HeadFile:
 
 
 def load_head(file: Path) -> tuple[Array, Array]:
-    """A NIfTI head as (right, anterior, superior) intensities and its voxel size (3,) mm."""
-    try:
-        image = nibabel.as_closest_canonical(nibabel.load(file))
+    """A NIfTI head as (right, anterior, superior) intensities and its voxel size (3,) mm.
+
+    Files are strangers': what a header declares is checked before any voxel is read. Raises InputError.
+    """
+    with _named_faults(file):
+        image = nibabel.load(file)
+        _require_head(file, image)
+        image = nibabel.as_closest_canonical(image)
         volume = np.asarray(image.dataobj, np.float32)
-        voxel = np.asarray(image.header.get_zooms()[:3], np.float32)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{file}: not a readable NIfTI file: {' '.join(str(error).split())}") from None
-    if volume.ndim != 3 or min(volume.shape) < 8:
-        raise InputError(f"{file}: has shape {volume.shape}; a head is a 3-D volume of at least 8 voxels a side")
+        voxel = np.asarray(image.header.get_zooms(), np.float32)
     if not np.isfinite(volume).all() or volume.max() <= 0:
         raise InputError(f"{file}: a head's intensities are finite and some are above zero")
     return np.maximum(volume, 0), voxel
+
+
+@contextmanager
+def _named_faults(file: Path) -> Iterator[None]:
+    """Whatever nibabel raises about a damaged file, as one InputError that names the file."""
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # which has a line for all that it mends
+    try:
+        with np.errstate(all="ignore"):  # numbers beyond float32 become infinite, which is looked for
+            yield
+    except InputError:
+        raise
+    except UNREADABLE as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise InputError(f"{file}: not a readable NIfTI file: {reason}") from None
+
+
+def _require_head(file: Path, image: Any) -> None:
+    """InputError unless the header is that of a volume which can be a head."""
+    if not isinstance(image, nibabel.Nifti1Image):  # or of its subclass for NIfTI-2
+        raise InputError(f"{file}: not a readable NIfTI file: {type(image).__name__}")
+    shape, dtype = image.shape, image.get_data_dtype()
+    if len(shape) != 3 or min(shape) < MIN_SIDE or max(shape) > MAX_SIDE or math.prod(shape) > MAX_VOXELS:
+        wanted = f"a 3-D volume of {MIN_SIDE} to {MAX_SIDE} voxels a side and at most {MAX_VOXELS} in all"
+        raise InputError(f"{file}: has shape {shape}; a head is {wanted}")
+    if dtype.kind not in "biuf":
+        raise InputError(f"{file}: holds {dtype}; a head's intensities are real numbers")
+    with ImageOpener(file) as opened:  # once more, because `load` makes a size of 0 one of 1
+        declared = type(image.header).from_fileobj(opened, check=False)["pixdim"][1:4]
+    for sizes in (declared, voxel_sizes(image.affine)):
+        if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+            written = ", ".join(f"{size:g}" for size in sizes)
+            raise InputError(f"{file}: has voxels of {written} mm; finite sizes above 0 are needed")
 
 
 def zero_padded_axes(volume: Array) -> list[str]:

@@ -17,7 +17,8 @@ from frost.places import store_root
 from frost.produce import stage_lock
 from frost.sources import source_digest
 from frost.store import Store
-from frost.training import FitParams, deliver, finished, fit, write_curves
+from frost.trained import deliver, finished, write_curves
+from frost.training import FitParams, fit
 
 
 class TrainRCANParams(Params):
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
             "frost.augment",
             "frost.pairs",
             chosen(IMAGE_NETWORKS, params.network, where).__module__,
-            alone=["stages.train_rcan", "frost.checkpoint"],
+            alone=["stages.train_rcan", "frost.checkpoint", "frost.trained"],
         ),
         "params": params.model_dump(mode="json", exclude={"fit": {"loader"}}),
         "caches": [hashlib.sha256(index.read_bytes()).hexdigest() for index in indexes],

@@ -18,7 +18,8 @@ from frost.produce import stage_lock
 from frost.scans import ScanDataset
 from frost.stage_one import TrainVarNetParams, beginning, facts
 from frost.store import Entry, Store
-from frost.training import History, deliver, finished, fit, write_curves
+from frost.trained import deliver, finished, write_curves
+from frost.training import History, fit
 from frost.volumes import Volume, read_index
 
 

@@ -1,8 +1,11 @@
-"""Which bytes a scan was: a digest of its files, and whether they are still the same."""
+"""Which bytes a scan was: a digest of its files, remembered until they change, and whether they are still the same."""
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -45,6 +48,50 @@ def require_unchanged(source: Path, volume: Volume) -> None:
         same = any(together([identity(file, method) for file in files]) == volume.identity for method in methods)
     if not same:
         raise InputError(f"{files[0]}: is another file than the index saw; run `dvc repro`, which looks again")
+
+
+class Memo:
+    """Digests of files that have not changed since: path -> [inode, size, mtime in ns, method, digest]."""
+
+    def __init__(self, file: Path | None, method: Method) -> None:
+        self.file = file
+        self.method = method
+        self.known: dict[str, list[int | str]] = {}
+
+    def __enter__(self) -> "Memo":
+        try:
+            known = json.loads(self.file.read_bytes()) if self.file else {}
+            self.known = {path: row for path, row in known.items() if isinstance(row, list) and len(row) == 5}
+        except (OSError, ValueError, AttributeError):
+            self.known = {}  # it only saves time
+        return self
+
+    def of(self, files: Sequence[Path]) -> str:
+        """The identity of a volume: of its one file, or of its pair of files together."""
+        return together([self._one(file) for file in files])
+
+    def _one(self, path: Path) -> str:
+        with named_faults(path):
+            status = path.stat()
+            state: list[int | str] = [status.st_ino, status.st_size, status.st_mtime_ns, self.method]
+            key = str(path.resolve())
+            row = self.known.get(key, [])
+            if row[:4] == state:
+                return str(row[4])
+            digest = identity(path, self.method)
+        # A file written this very moment may change again without its time changing.
+        if time.time_ns() - status.st_mtime_ns > 2_000_000_000:
+            self.known[key] = [*state, digest]
+        return digest
+
+    def __exit__(self, *error: object) -> None:
+        if self.file is None:
+            return
+        part = self.file.with_name(f"{self.file.name}.{os.getpid()}")
+        with suppress(OSError):  # a store that can only be read remembers nothing new
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(self.known, indent=0, sort_keys=True))
+            part.replace(self.file)
 
 
 def _layout(path: Path) -> str:

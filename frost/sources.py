@@ -10,7 +10,16 @@ from pathlib import Path
 ROOT = "frost"  # the package whose modules are followed
 
 #: modules that start processes, check params, or move and describe files; no number comes from them
-PLUMBING = {"frost.errors", "frost.launch", "frost.params", "frost.sources", "frost.store", "frost.tables"}
+PLUMBING = {
+    "frost.errors",
+    "frost.launch",
+    "frost.params",
+    "frost.places",
+    "frost.produce",
+    "frost.sources",
+    "frost.store",
+    "frost.tables",
+}
 
 
 def source_digest(*modules: str, alone: Sequence[str] = ()) -> str:

@@ -71,5 +71,5 @@ def facts(params: TrainVarNetParams, train: list[Volume], val: list[Volume]) -> 
         depends["volumes"] = {
             split: [volume.facts() for volume in some] for split, some in (("train", train), ("val", val))
         }
-    own = ["stages.train_varnet", "frost.stage_one", "frost.checkpoint", "frost.folds"]
+    own = ["stages.train_varnet", "frost.stage_one", "frost.checkpoint", "frost.folds", "frost.trained"]
     return depends | {"sources": source_digest(*modules, alone=own)}

@@ -11,46 +11,33 @@ temporary folder makes anyone compute it again; stages link entries into their o
 
 Key: see `entry_key`. One writer: `Store.produce` computes under the key's lock, into tmp/, then a rename
 makes the entry; so a process that is killed leaves a whole entry or none. Never trusted: `Store.take` reads
-every byte. Stages that make many volumes, in many processes: `produce_all`.
+every byte. Many volumes, made in many processes: `frost.produce`. Where the root is: `frost.places`.
 """
 
-import configparser
 import errno
 import fcntl
 import hashlib
-import multiprocessing
 import os
 import shutil
-import signal
-import sys
 import time
-import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing.connection import Connection
-from multiprocessing.connection import wait as wait_for_any
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from frost.errors import InputError
 from frost.launch import end_if_orphaned
-from frost.shards import INDEX, REPAIR, canonical, parse, write_split
+from frost.shards import REPAIR, canonical, parse
 
 SCHEMA = 1  # in every key: raise it when what an entry holds changes its form
 MANIFEST = "manifest.json"
 FICLONE = 0x40049409  # Linux ioctl: share the blocks of another file until one of them is written
 # Faults of the machine that the user can do something about.
 FULL_OR_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-
-Compute = Callable[[Any, Path], None]
 
 
 # ---- what an entry depends on
@@ -63,38 +50,6 @@ def entry_key(stage: str, facts: Mapping[str, Any]) -> str:
     and whatever is written into the entry. Nothing else: neither times nor places.
     """
     return hashlib.sha256(canonical({"schema": SCHEMA, "stage": stage, "facts": facts})).hexdigest()
-
-
-# ---- where the store is
-
-
-def store_root() -> Path:
-    """`FROST_STORE`, else `frost-store` beside DVC's cache, which temporary workspaces of experiments share.
-
-    There the links that stages make cost nothing. Raises InputError outside a DVC repository.
-    """
-    if given := os.environ.get("FROST_STORE"):
-        return Path(given).expanduser().absolute()
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / ".dvc").is_dir():
-            return dvc_cache(folder / ".dvc").parent / "frost-store"
-    raise InputError(f"{here}: not in a DVC repository; set FROST_STORE to the folder of the store")
-
-
-def dvc_cache(dvc: Path) -> Path:
-    """Where DVC has its cache, from its config, without the seconds that importing DVC takes."""
-    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "dvc"
-    cache = dvc / "cache"
-    for file in (Path(user).expanduser() / "config", dvc / "config", dvc / "config.local"):
-        config = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
-        try:
-            config.read(file)
-        except (configparser.Error, UnicodeDecodeError):
-            raise InputError(f"{file}: not a config of DVC") from None
-        if given := config.get("cache", "dir", fallback=None):
-            cache = file.parent / Path(given.strip("\"'")).expanduser()
-    return Path(os.path.abspath(cache))  # noqa: PTH100  # "a/../b" made "b", symbolic links left as they are
 
 
 # ---- entries
@@ -169,7 +124,7 @@ class Store:
         """The lock is held: write, make durable, read back, rename."""
         self._sweep(key)
         temporary, final = self.root / "tmp" / f"{key}.{uuid.uuid4().hex}", self.folder(stage, key)
-        with self._faults():
+        with self.named_faults():
             try:
                 temporary.mkdir(parents=True)
                 compute(temporary)
@@ -191,7 +146,7 @@ class Store:
 
         Within one process it can be taken again. The system frees it when its process ends, however it ends.
         """
-        with self._faults():
+        with self.named_faults():
             locks = self.root / "locks"
             if not locks.is_dir():
                 locks.mkdir(parents=True, exist_ok=True)
@@ -213,7 +168,7 @@ class Store:
                 lock.release()
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
+    def named_faults(self) -> Iterator[None]:
         """A full disk or a closed door, as one line."""
         try:
             yield
@@ -230,7 +185,7 @@ class Store:
 
         A file that is there and right stays; another is replaced by a rename, never written into.
         """
-        with self._faults():
+        with self.named_faults():
             destination.mkdir(parents=True, exist_ok=True)
             for path in _files(destination):
                 if path.relative_to(destination).as_posix() not in entry.files:
@@ -262,7 +217,7 @@ class Store:
         with self.lock(key, wait=False) as held:
             if held:
                 grave = self.root / "tmp" / f"{key}.{uuid.uuid4().hex}"
-                with self._faults(), suppress(FileNotFoundError):
+                with self.named_faults(), suppress(FileNotFoundError):
                     grave.parent.mkdir(exist_ok=True)
                     self.folder(stage, key).rename(grave)
                 self._sweep(key)
@@ -414,191 +369,3 @@ def link_file(source: Path, target: Path) -> None:
 def _reflink(source: Path, target: Path) -> None:
     with source.open("rb") as old, target.open("xb") as new:
         fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
-
-
-# ---- stages
-
-
-@contextmanager
-def stage_lock(store: Store, stage: str) -> Iterator[None]:
-    """Hold a stage of this workspace, so that an orphaned run of it and this one do not fill the same outs.
-
-    Who waits says so, with the number of the process that is waited for. Of several ranks the first holds it
-    for all. Where the store can only be read nobody holds anything: all that a stage can do is link.
-    """
-    if os.environ.get("RANK", "0") != "0" or store.is_closed():
-        yield
-        return
-    name = f"{stage}.{hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:16]}"
-    holder = store.root / "locks" / f"{name}.pid"
-    with store.lock(name, wait=False) as held:
-        if not held:
-            pid = holder.read_text() if holder.exists() else "?"
-            sys.stderr.write(f"{stage}: waiting for process {pid}, which runs this stage here\n")
-        with store.lock(name):
-            with store._faults():
-                holder.write_text(str(os.getpid()))
-            store.clean()
-            yield
-
-
-@dataclass(frozen=True)
-class Task:
-    """One volume to be made: its folder's name, its slices, what it depends on, what `compute` is given."""
-
-    name: str
-    n_slices: int
-    facts: Mapping[str, Any]
-    item: Any
-
-
-def produce_all(
-    store: Store,
-    stage: str,
-    splits: Mapping[Path, Sequence[Task]],
-    make: Callable[[], Compute],
-    processes: int | None = None,
-) -> int:
-    """Fill the folders of `splits` with the volumes of their tasks, computing what the store does not have.
-
-    make:      called once in each process that computes, to which it must be possible to send it; gives
-               compute(item, folder)
-    processes: that compute, each with one thread, so that their number changes no byte; None is one per core,
-               and 0 computes in this process, on its GPU
-
-    Processes, and ranks under torchrun, agree by the locks of keys alone, longest volume first, and none
-    waits for another. In the end the first rank makes what others did not live to finish, links, and writes
-    each split's index. Returns how many slices were missing, whoever computed them. Raises the first InputError of
-    any process.
-    """
-    keys = {entry_key(stage, task.facts): task for tasks in splits.values() for task in tasks}
-    longest_first = sorted(keys, key=lambda key: (-keys[key].n_slices, key))
-    first = os.environ.get("RANK", "0") == "0"
-    missing = [key for key in longest_first if not store.has(stage, key)]
-    n_slices = sum(keys[key].n_slices for key in missing)
-    total = sum(task.n_slices for task in keys.values())
-    with tqdm(total=total, initial=total - n_slices, desc=stage, unit="slice", disable=None if first else True) as bar:
-        while missing:
-            try:
-                deaths = _compute(store, stage, [keys[key] for key in missing], make, processes, bar)
-            finally:
-                store.clean()  # after processes that were ended at work
-            if not first:
-                return n_slices
-            for key in missing:
-                with store.lock(key):  # another rank, or another run, may be about to finish it
-                    pass
-            left = [key for key in missing if not store.has(stage, key)]
-            if deaths and len(left) == len(missing):  # without deaths another run held them all, and ended
-                name = keys[left[0]].name
-                raise InputError(f"{stage}: {name}: its process died ({deaths}); was there too little memory?")
-            missing = left
-    if first:
-        for folder, tasks in splits.items():
-            _fill(store, stage, folder, tasks)
-    return n_slices
-
-
-def _fill(store: Store, stage: str, folder: Path, tasks: Sequence[Task]) -> None:
-    """A split of exactly these volumes, each checked on the way from the store."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = {task.name for task in tasks}
-    for path in folder.iterdir():
-        if path.is_symlink() or path.is_file():
-            if path.name != INDEX:
-                path.unlink()
-        elif path.name not in names:
-            shutil.rmtree(path)
-    for task in tasks:
-        end_if_orphaned()
-        store.link(store.take(stage, entry_key(stage, task.facts)), folder / task.name)
-    write_split(folder)
-
-
-def _compute(
-    store: Store,
-    stage: str,
-    tasks: Sequence[Task],
-    make: Callable[[], Compute],
-    processes: int | None,
-    bar: "tqdm[Any]",
-) -> str:
-    """Compute what nobody else is computing, here or in processes of one thread. Returns how any died."""
-    if processes == 0:
-        for n_slices in _walk(store, stage, tasks, make):
-            bar.update(n_slices)
-        return ""
-    if processes is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        processes = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    deaths: list[str] = []
-    with _workers(min(processes, len(tasks)), partial(_worker, store, stage, tasks, make)) as workers:
-        while workers:
-            end_if_orphaned()
-            for connection in wait_for_any(list(workers), timeout=1):
-                assert isinstance(connection, Connection)
-                try:
-                    said = connection.recv()
-                except EOFError:  # done, or killed: the others go on
-                    process = workers.pop(connection)
-                    process.join()
-                    deaths += [f"exit code {process.exitcode}"] if process.exitcode else []
-                    continue
-                if isinstance(said, Exception):
-                    raise said
-                bar.update(said)
-    return ", ".join(deaths)
-
-
-def _walk(store: Store, stage: str, tasks: Sequence[Task], make: Callable[[], Compute]) -> Iterator[int]:
-    """Compute those that no one else has or is computing; gives the number of slices of each."""
-    compute: Compute | None = None
-    for task in tasks:
-        end_if_orphaned()
-        if not store.has(stage, entry_key(stage, task.facts)):
-            compute = compute or make()
-            if store.produce(stage, task.facts, partial(compute, task.item), wait=False):
-                yield task.n_slices
-
-
-def _worker(
-    store: Store, stage: str, tasks: Sequence[Task], make: Callable[[], Compute], connection: Connection
-) -> None:
-    """A process of one thread. It tells the parent of each volume, or of the error that ended it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, who ends us
-    with suppress(BrokenPipeError):
-        try:
-            for n_slices in _walk(store, stage, tasks, make):
-                connection.send(n_slices)
-        except InputError as error:
-            connection.send(error)
-        except Exception:
-            connection.send(RuntimeError(f"in a process of {stage}:\n{traceback.format_exc()}"))
-
-
-@contextmanager
-def _workers(n: int, target: Callable[[Connection], None]) -> Iterator[dict[Connection, SpawnProcess]]:
-    """`n` fresh processes by what they send through: a pipe each, so none can take a lock into its grave.
-
-    Those that are still there in the end are ended.
-    """
-    context = multiprocessing.get_context("spawn")
-    workers: dict[Connection, SpawnProcess] = {}
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
-    try:
-        os.environ.update(ONE_THREAD)  # read by numeric libraries when they are loaded
-        for _ in range(n):
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=target, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            workers[ours] = process
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-    try:
-        yield workers
-    finally:
-        for process in workers.values():
-            process.terminate()
-            process.join()

@@ -4,22 +4,16 @@ Killed at any moment, it goes on from the last finished epoch, to the same weigh
 slices and random changes are functions of the seed and of the place in the training; all else lies in one file.
 """
 
-import hashlib
-import io
 import math
-import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from jaxtyping import Float
 from pydantic import Field
@@ -35,17 +29,11 @@ from frost.errors import InputError
 from frost.launch import end_if_orphaned
 from frost.losses import LossParams, reconstruction_loss, ssim
 from frost.params import Params
-from frost.store import Entry, Store, entry_key
+from frost.state import read_state, write_state
 
 CPU = not torch.accelerator.is_available()  # told to Accelerate, or it lets processes without a GPU train each alone
 
 MAX_SKIPPED = 10  # updates in a row without a finite gradient, after which a training cannot be saved
-
-PATIENCE = timedelta(days=30)  # of processes, with another run that trains the same network
-
-DIGEST = 32  # bytes of sha256 at the head of a training's state
-
-CURVES = "curves.tsv"  # beside the weights
 
 Batch = dict[str, Any]
 Row = dict[str, float | int]
@@ -197,67 +185,6 @@ def fit(
     return training.history
 
 
-def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable[[Path, Path], None]) -> Entry | None:
-    """The network that `stage` makes of `facts`: taken from the store, else `train(folder, state)` writes it there.
-
-    Under torchrun the first process asks the store, and all train or none does; the others get None and a folder to
-    ignore. How many they are is part of the key: each has batches of its own, so an update is made of as many more.
-    """
-    process = PartialState(cpu=CPU)
-    facts = {**facts, "processes": process.num_processes}
-    key = entry_key(stage, facts)
-    state = store.training(key) / "state"
-    tell = _teller(process)
-    if not process.is_main_process:
-        if tell(None):
-            with tempfile.TemporaryDirectory() as folder:
-                train(Path(folder), state)
-        return None
-    asked: list[bool] = []
-
-    def compute(folder: Path) -> None:
-        asked.append(tell(True))
-        state.parent.mkdir(parents=True, exist_ok=True)
-        train(folder, state)
-
-    entry = store.produce(stage, facts, compute)
-    if not asked:
-        tell(False)
-    return entry
-
-
-def _teller(process: PartialState) -> Callable[[bool | None], bool]:
-    """How the first process tells all others, who may wait for days: while it waits for a run that makes the same.
-
-    In a group of its own, so that a training whose processes lose each other still ends soon.
-    """
-    if process.num_processes == 1:
-        return bool
-    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-
-    def tell(word: bool | None) -> bool:
-        words = [word]
-        torch.distributed.broadcast_object_list(words, src=0, group=group)
-        return bool(words[0])
-
-    return tell
-
-
-def deliver(store: Store, entry: Entry | None, network: Path, curves: Path) -> dict[str, object]:
-    """Link a finished network into its out, and put its curves in their place; gives what the stage says of it."""
-    if entry is None:
-        return {}
-    store.link(entry, network)
-    curves.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(network / CURVES, curves)
-    curves.chmod(0o644)
-    names, *rows = [line.split("\t") for line in curves.read_text().splitlines()]
-    if not rows:  # imported weights, left as they were
-        return {"epochs": 0}
-    best = max(float(row[names.index("val_ssim")]) for row in rows)
-    return {"epochs": len(rows), "val SSIM at best": f"{best:.4f}"}
-
-
 def _begin(
     network: nn.Module,
     train: SliceDataset,
@@ -278,6 +205,34 @@ def _begin(
         _loader(train, params, accelerator, shuffle=params.shuffle), _loader(val, params, accelerator, shuffle=False),
         accelerator, params, augment,
     )  # fmt: skip
+
+
+def _loader(split: SliceDataset, params: FitParams, accelerator: Accelerator, shuffle: bool) -> DataLoader[Any]:
+    loader = params.loader
+    batches = ShapeBatches(
+        split.shapes, params.batch_size, seed=params.seed, shuffle=shuffle, accumulate=params.accumulate,
+        rank=accelerator.process_index, world=accelerator.num_processes,
+    )  # fmt: skip
+    return DataLoader(
+        split,  # type: ignore[arg-type]
+        batch_sampler=batches,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory and accelerator.device.type == "cuda",
+        persistent_workers=loader.persistent_workers and loader.num_workers > 0,
+        prefetch_factor=loader.prefetch if loader.num_workers else None,
+        generator=torch.Generator(),  # else workers that persist draw once from the global one, others each epoch
+    )
+
+
+def _resume(training: Training, state: Path) -> None:
+    """Go on from the last epoch that was finished, if there is one; from the start where what is there is damaged."""
+    training.accelerator.wait_for_everyone()
+    if not state.exists():
+        return
+    if (found := read_state(state)) is None:
+        sys.stderr.write(f"{state}: damaged; this training starts again\n")
+        return
+    training.load_state_dict(found)
 
 
 def _train_epoch(training: Training, epoch: int, bar: "tqdm[Any]") -> Row:
@@ -361,21 +316,10 @@ def _keep(training: Training, row: Row) -> None:
     history.append(row)
 
 
-def _loader(split: SliceDataset, params: FitParams, accelerator: Accelerator, shuffle: bool) -> DataLoader[Any]:
-    loader = params.loader
-    batches = ShapeBatches(
-        split.shapes, params.batch_size, seed=params.seed, shuffle=shuffle, accumulate=params.accumulate,
-        rank=accelerator.process_index, world=accelerator.num_processes,
-    )  # fmt: skip
-    return DataLoader(
-        split,  # type: ignore[arg-type]
-        batch_sampler=batches,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory and accelerator.device.type == "cuda",
-        persistent_workers=loader.persistent_workers and loader.num_workers > 0,
-        prefetch_factor=loader.prefetch if loader.num_workers else None,
-        generator=torch.Generator(),  # else workers that persist draw once from the global one, others each epoch
-    )
+def _save(training: Training, state: Path) -> None:
+    if training.accelerator.is_main_process:
+        write_state(state, training.state_dict())
+    training.accelerator.wait_for_everyone()
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:
@@ -402,52 +346,3 @@ def learning_rate(params: FitParams, update: int, n_updates: int) -> float:
         return params.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
     n_halvings = update * params.epochs // n_updates if params.schedule == "halving" else 0
     return params.learning_rate * 0.5**n_halvings
-
-
-def write_curves(file: Path, history: History) -> None:
-    """The rows of all epochs as TSV, which `dvc plots` draws; whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(file.name + ".new")
-    names = list(history[0]) if history else ["epoch", "loss", "val_ssim", "learning_rate", "skipped"]
-    lines = ["\t".join(names)] + ["\t".join(repr(value) for value in row.values()) for row in history]
-    fresh.write_text("\n".join(lines) + "\n")
-    fresh.replace(file)
-
-
-def _save(training: Training, state: Path) -> None:
-    if training.accelerator.is_main_process:
-        write_state(state, training.state_dict())
-    training.accelerator.wait_for_everyone()
-
-
-def _resume(training: Training, state: Path) -> None:
-    """Go on from the last epoch that was finished, if there is one; from the start where what is there is damaged."""
-    training.accelerator.wait_for_everyone()
-    if not state.exists():
-        return
-    if (found := read_state(state)) is None:
-        sys.stderr.write(f"{state}: damaged; this training starts again\n")
-        return
-    training.load_state_dict(found)
-
-
-def write_state(file: Path, state: Mapping[str, Any]) -> None:
-    """sha256, then the state. A new file first, then a rename: a kill leaves the old or the new, never half of one."""
-    content = io.BytesIO()
-    torch.save(state, content)
-    fresh = file.with_name(file.name + ".new")
-    with fresh.open("wb") as opened:
-        opened.write(hashlib.sha256(content.getbuffer()).digest())
-        opened.write(content.getbuffer())
-        opened.flush()
-        os.fsync(opened.fileno())
-    fresh.replace(file)
-
-
-def read_state(file: Path) -> dict[str, Any] | None:
-    """What `write_state` wrote, or None where a byte of it is another."""
-    content = file.read_bytes()
-    if hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
-        return None
-    state: dict[str, Any] = torch.load(io.BytesIO(content[DIGEST:]), map_location="cpu", weights_only=True)
-    return state

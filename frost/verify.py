@@ -24,9 +24,10 @@ from frost.errors import InputError
 from frost.folds import frozen_networks
 from frost.frozen import network_images
 from frost.kspace_networks import KSPACE_NETWORKS
+from frost.places import dvc_cache
 from frost.reader import VolumeReader
 from frost.shards import open_split, split_faults
-from frost.store import Store, dvc_cache, link_file
+from frost.store import Store, link_file
 from frost.volumes import SPLITS, read_index
 
 NETWORKS = {"train_varnet": Path("models/varnet"), "train_rcan": Path("models/rcan")}

@@ -15,8 +15,10 @@ from frost.identity import require_unchanged
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.launch import run, summary
 from frost.params import Params, load_params, stage_paths
+from frost.places import store_root
+from frost.produce import Compute, Task, produce_all, stage_lock
 from frost.sources import source_digest
-from frost.store import Compute, Store, Task, produce_all, stage_lock, store_root
+from frost.store import Store
 from frost.volumes import SPLITS, Volume, read_index
 
 

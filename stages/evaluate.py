@@ -15,8 +15,10 @@ from frost.image_networks import IMAGE_NETWORKS
 from frost.launch import end_if_orphaned, run, summary
 from frost.pairs import PairDataset
 from frost.params import load_params, stage_paths
+from frost.places import store_root
+from frost.produce import stage_lock
 from frost.provenance import provenance
-from frost.store import Store, stage_lock, store_root
+from frost.store import Store
 from frost.tables import write_table
 
 

@@ -9,7 +9,7 @@ from frost.errors import InputError
 from frost.indexing import IndexParams, build_index
 from frost.launch import run, summary
 from frost.params import load_params, stage_paths
-from frost.store import store_root
+from frost.places import store_root
 from frost.volumes import write_index
 
 

@@ -7,8 +7,10 @@ from tqdm import tqdm
 
 from frost.launch import end_if_orphaned, run, summary
 from frost.params import load_params, stage_paths
+from frost.places import store_root
+from frost.produce import stage_lock
 from frost.simulation import SimulateParams, simulate
-from frost.store import Store, stage_lock, store_root
+from frost.store import Store
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,9 +13,12 @@ from frost.image_networks import IMAGE_NETWORKS
 from frost.launch import run, summary
 from frost.pairs import PairDataset
 from frost.params import NamedParams, Params, load_params, stage_paths
+from frost.places import store_root
+from frost.produce import stage_lock
 from frost.sources import source_digest
-from frost.store import Store, stage_lock, store_root
-from frost.training import FitParams, deliver, finished, fit, write_curves
+from frost.store import Store
+from frost.trained import deliver, finished, write_curves
+from frost.training import FitParams, fit
 
 
 class TrainRCANParams(Params):
@@ -64,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
             "frost.augment",
             "frost.pairs",
             chosen(IMAGE_NETWORKS, params.network, where).__module__,
-            alone=["stages.train_rcan", "frost.checkpoint"],
+            alone=["stages.train_rcan", "frost.checkpoint", "frost.trained"],
         ),
         "params": params.model_dump(mode="json", exclude={"fit": {"loader"}}),
         "caches": [hashlib.sha256(index.read_bytes()).hexdigest() for index in indexes],

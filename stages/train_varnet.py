@@ -13,10 +13,13 @@ from frost.folds import FOLDS, fold_of, seen
 from frost.identity import require_unchanged
 from frost.launch import run, summary
 from frost.params import load_params, stage_paths
+from frost.places import store_root
+from frost.produce import stage_lock
 from frost.scans import ScanDataset
 from frost.stage_one import TrainVarNetParams, beginning, facts
-from frost.store import Entry, Store, stage_lock, store_root
-from frost.training import History, deliver, finished, fit, write_curves
+from frost.store import Entry, Store
+from frost.trained import deliver, finished, write_curves
+from frost.training import History, fit
 from frost.volumes import Volume, read_index
 
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from frost.shards import split_faults
-from frost.training import read_state, write_state
+from frost.state import read_state, write_state
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent

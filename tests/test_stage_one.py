@@ -18,10 +18,11 @@ from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.kspace_networks.varnet import VarNet, VarNetParams
 from frost.params import checked
+from frost.produce import produce_all
 from frost.reader import VolumeReader
 from frost.shards import open_split
 from frost.stage_one import TrainVarNetParams, facts
-from frost.store import entry_key, produce_all
+from frost.store import entry_key
 from frost.volumes import write_index
 from stages import cache_varnet, train_varnet
 

@@ -16,7 +16,6 @@ import time
 import traceback
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +26,8 @@ from frost.augment import AugmentParams, augment
 from frost.errors import InputError
 from frost.losses import LossParams, ssim
 from frost.params import Params
-from frost.store import Store
-from frost.training import FitParams, LoaderParams, finished, fit, learning_rate, read_state, write_curves
+from frost.state import read_state
+from frost.training import FitParams, LoaderParams, fit, learning_rate
 
 FIT = FitParams(
     seed=0, epochs=6, shuffle=True, batch_size=2, accumulate=1, optimizer="adam", learning_rate=1e-2, weight_decay=0.0,
@@ -239,16 +238,6 @@ def test_a_damaged_state_is_not_gone_on_from(tmp_path, capfd):
         content = bytearray((tmp_path / "state").read_bytes())
 
 
-def test_on_another_number_of_processes_it_is_another_network(tmp_path, monkeypatch):
-    def key(processes):
-        process = SimpleNamespace(num_processes=processes, is_main_process=True)
-        monkeypatch.setattr("frost.training.PartialState", lambda cpu: process)
-        return finished(Store(tmp_path), "train_rcan", {"seed": 0}, lambda *folders: None).key
-
-    monkeypatch.setattr("frost.training._teller", lambda process: bool)
-    assert key(1) == key(1) != key(8)
-
-
 def test_the_average_is_kept_where_one_is_asked_for(tmp_path):
     runs = [train(tmp_path / f"{ema}", ema=ema, schedule="constant")[0] for ema in (None, 0.5)]
     assert not torch.equal(weights(runs[0]), weights(runs[1]))
@@ -380,14 +369,6 @@ def test_schedules(schedule):
     if schedule == "cosine":
         assert after[0] == 1.0 and after[20] == pytest.approx(0.5) and 0 < after[-1] < 0.01
         assert after == sorted(after, reverse=True)
-
-
-def test_curves_are_a_table_that_reads_back(tmp_path):
-    history = [{"epoch": 1, "loss": 1 / 3}, {"epoch": 2, "loss": 0.25}]
-    write_curves(tmp_path / "curves" / "rcan.tsv", history)
-    names, *lines = [line.split("\t") for line in (tmp_path / "curves" / "rcan.tsv").read_text().splitlines()]
-    assert [dict(zip(names, map(float, line))) for line in lines] == history
-    assert [file.name for file in (tmp_path / "curves").iterdir()] == ["rcan.tsv"]
 
 
 def test_params_have_no_defaults():

@@ -1,38 +1,34 @@
-"""Heads to scan: planes through the MNI152 template dressed as many subjects, or through NIfTI heads.
+"""The MNI152 template dressed as many subjects: a head drawn at random, its tissues, and their signal in planes.
 
-Points are in millimetres, (3, ...) = right, anterior, superior. Planes are axial, seen as radiologists do:
-row 0 is the front, column 0 the right side. A slice is rendered from thin planes, so that a voxel mixes
-tissues in depth too.
+The template is a brain without a skull; skull and scalp are layers around it, vessels and lesions are drawn into it.
+Every subject is a warp of this one brain.
 """
 
 import functools
 import importlib.util
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
-import torch
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from frost.errors import InputError
-from frost.fourier import fft2c
+from frost.planes import (
+    N_THIN,
+    Array,
+    Planes,
+    SmoothField,
+    plane_points,
+    smooth_field,
+    spread,
+    thin_heights,
+)
 
-Array = NDArray[np.float32]
-
-THICKNESS = 4.5  # of a slice, mm
-N_THIN = 2  # thin planes to a slice
 MARGIN = 28  # mm around the brain that hold all of skull and scalp
-LOWEST, HIGHEST = (
-    -14.0,
-    52.0,
-)  # of the template's slices, mm above its origin: below there would have to be a face
-DEPTHS = (28.0, 96.0)  # of a NIfTI head's slices, mm below its crown
+LOWEST, HIGHEST = -14.0, 52.0  # of the slices, mm above the template's origin: below there would have to be a face
 
 # T1 and T2 (ms) and proton density at 3 T, for the brain near those of Wansapura 1999 (J Magn Reson Imaging
 # 9:531); the rest are round numbers. Blood moves, and so has no spin-echo signal: see `tissue_signals`.
@@ -59,56 +55,6 @@ VESSELS = (
     ((10, 4, -14), (3, 16, -10), (3, 36, 2), (3, 38, 16), (3, 20, 30), (4, -10, 40), (5, -35, 52)),
     ((3, -42, 4), (2, -50, 12), (1, -70, 10)),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Planes:
-    """Slices of one head on a fine grid: signal, and the share of head in each voxel, both (slice, y, x)."""
-
-    signal: Array
-    head: Array
-    heights: Array  # (slice,) mm above the middle
-
-
-@dataclass(frozen=True)
-class SmoothField:
-    """A random smooth scalar of space with a given deviation: a sum of plane waves of random direction."""
-
-    waves: Array  # (wave, 3), radians per mm
-    phases: Array
-    deviation: float
-
-    def __call__(self, points: Array) -> Array:
-        """Values at points (3, ...) mm."""
-        total = np.zeros(points.shape[1:], np.float32)
-        # No matrix product: BLAS may sum in another order on another number of threads.
-        for (kx, ky, kz), phase in zip(self.waves, self.phases):
-            total += np.cos(kx * points[0] + ky * points[1] + kz * points[2] + phase)
-        return total * np.float32(self.deviation * np.sqrt(2 / len(self.phases)))
-
-
-def smooth_field(rng: np.random.Generator, wavelength: float, deviation: float, n_waves: int = 6) -> SmoothField:
-    """Draw a field whose waves are `wavelength` mm long, give or take a third."""
-    directions = rng.normal(size=(n_waves, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    lengths = wavelength * rng.uniform(0.67, 1.33, size=(n_waves, 1))
-    phases = rng.uniform(0, 2 * np.pi, n_waves)
-    return SmoothField((2 * np.pi * directions / lengths).astype(np.float32), phases.astype(np.float32), deviation)
-
-
-def plane_points(fov: float, size: int, height: float) -> Array:
-    """Points (3, y, x) of an axial plane of `fov` mm; the origin is at index size // 2."""
-    along = -(np.arange(size, dtype=np.float32) - size // 2) * np.float32(fov / size)
-    anterior, right = np.meshgrid(along, along, indexing="ij")
-    return np.stack([right, anterior, np.full_like(right, height)])
-
-
-def thin_heights(height: float) -> Array:
-    """The thin planes that make one slice."""
-    return height + np.float32(THICKNESS / N_THIN) * (np.arange(N_THIN, dtype=np.float32) - (N_THIN - 1) / 2)
-
-
-# --- The template ---
 
 
 @dataclass(frozen=True)
@@ -173,7 +119,7 @@ def _distances(brain: NDArray[np.bool_]) -> tuple[Array, Array]:
     return upsample(outside), upsample(signed)
 
 
-# --- A subject made from the template ---
+# ---- a subject
 
 
 @dataclass(frozen=True)
@@ -394,11 +340,6 @@ def template_planes(
     return Planes(signal, head, heights)
 
 
-def spread(first: float, last: float, n: int) -> Array:
-    """`n` even positions from first to last; the middle for one."""
-    return (np.linspace(first, last, n) if n > 1 else np.array([(first + last) / 2])).astype(np.float32)
-
-
 def texture(rng: np.random.Generator, size: int) -> Array:
     """What no tissue map has: a grain of a few per cent at two scales, (y, x), about 1."""
     grain = np.ones((size, size), np.float32)
@@ -406,120 +347,3 @@ def texture(rng: np.random.Generator, size: int) -> Array:
         noise = ndimage.gaussian_filter(rng.standard_normal((size, size), np.float32), width)
         grain += deviation * noise / noise.std()
     return grain
-
-
-# --- NIfTI heads ---
-
-
-@dataclass(frozen=True)
-class HeadFile:
-    """One NIfTI file: the subject is its name before the first underscore, the contrast the rest."""
-
-    file: Path
-    name: str
-    subject: str
-    acquisition: str
-
-
-def list_heads(folder: Path) -> list[HeadFile]:
-    """Every *.nii and *.nii.gz of a folder in natural order (S2 before S10)."""
-    heads = [_head_file(file) for file in _nifti_files(folder)]
-    heads.sort(key=lambda head: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", head.name)])
-    names = [head.name for head in heads]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{folder}: {name}.nii and {name}.nii.gz are one head twice; keep one of them")
-    return heads
-
-
-def _nifti_files(folder: Path) -> Iterator[Path]:
-    if not folder.is_dir():
-        raise InputError(f"simulate.heads: {folder} is not a folder of NIfTI heads")
-    files = [file for pattern in ("*.nii", "*.nii.gz") for file in folder.glob(pattern)]
-    if not files:
-        raise InputError(f"simulate.heads: {folder} holds no *.nii or *.nii.gz")
-    yield from files
-
-
-def _head_file(file: Path) -> HeadFile:
-    name = file.name.removesuffix(".gz").removesuffix(".nii")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(f"{file}: name the head with letters, digits, '.', '_' and '-', as in S1_T1.nii.gz")
-    subject, _, contrast = name.partition("_")
-    known = {"T1": "AXT1", "T1W": "AXT1", "T2": "AXT2", "T2W": "AXT2", "FL": "AXFLAIR", "FLAIR": "AXFLAIR"}
-    return HeadFile(file, name, subject, known.get(contrast.upper(), f"AX{contrast.upper()}"))
-
-
-def load_head(file: Path) -> tuple[Array, Array]:
-    """A NIfTI head as (right, anterior, superior) intensities and its voxel size (3,) mm."""
-    try:
-        image = nibabel.as_closest_canonical(nibabel.load(file))
-        volume = np.asarray(image.dataobj, np.float32)
-        voxel = np.asarray(image.header.get_zooms()[:3], np.float32)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{file}: not a readable NIfTI file: {' '.join(str(error).split())}") from None
-    if volume.ndim != 3 or min(volume.shape) < 8:
-        raise InputError(f"{file}: has shape {volume.shape}; a head is a 3-D volume of at least 8 voxels a side")
-    if not np.isfinite(volume).all() or volume.max() <= 0:
-        raise InputError(f"{file}: a head's intensities are finite and some are above zero")
-    return np.maximum(volume, 0), voxel
-
-
-def zero_padded_axes(volume: Array) -> list[str]:
-    """The in-plane axes along which the head's own k-space is all but empty at its edges.
-
-    Compares the mean power in the outermost tenth of the frequencies with that around half of them: a quarter
-    or more in heads as scanned, next to nothing in those that were interpolated.
-    """
-    spectrum = fft2c(torch.from_numpy(volume).permute(2, 0, 1).to(torch.complex64)).abs().square()
-    axes = []
-    for name, power in (
-        ("from right to left", spectrum.mean(dim=(0, 2))),
-        ("from front to back", spectrum.mean(dim=(0, 1))),
-    ):
-        frequency = (torch.arange(len(power)) - len(power) // 2).abs() / (len(power) / 2)
-        if power[frequency >= 0.9].mean() < 0.06 * power[(frequency >= 0.4) & (frequency < 0.6)].mean():
-            axes.append(name)
-    return axes
-
-
-def head_mask(volume: Array) -> NDArray[np.bool_]:
-    """The head of a NIfTI volume without the air around it: bright, in one piece, without holes."""
-    smooth = ndimage.gaussian_filter(volume, 1.0)
-    bright = smooth > 0.12 * np.percentile(smooth, 98)
-    pieces, n_pieces = ndimage.label(ndimage.binary_opening(bright))
-    if n_pieces == 0:
-        return np.asarray(bright)
-    sizes = np.bincount(pieces.ravel())[1:]
-    closed = ndimage.binary_closing(np.pad(pieces == 1 + sizes.argmax(), 6), iterations=5)[6:-6, 6:-6, 6:-6]
-    return np.stack([ndimage.binary_fill_holes(closed[:, :, i]) for i in range(closed.shape[2])], axis=2)
-
-
-def head_planes(volume: Array, voxel: Array, n_slices: int, fov: float, size: int) -> Planes:
-    """Planes below the crown of a NIfTI head, its own middle in the middle of the frame, its air emptied."""
-    mask = head_mask(volume)
-    filled = np.flatnonzero(mask.mean(axis=(0, 1)) > 0.02)
-    if not len(filled):
-        filled = np.arange(volume.shape[2])
-    crown, lowest = float(filled[-1] * voxel[2]), float(filled[0] * voxel[2])
-    deepest = min(DEPTHS[1], crown - lowest)
-    heights = np.float32(crown) - spread(min(DEPTHS[0], deepest), deepest, n_slices)
-    levels = np.clip(np.round(heights / voxel[2]).astype(int), 0, volume.shape[2] - 1)
-    middle = [(lo + hi) / 2 for lo, hi in (_extent(mask[:, :, levels], axis) for axis in (0, 1))]
-    soft = ndimage.gaussian_filter(mask.astype(np.float32), 0.7)
-    signal = np.zeros((n_slices, size, size), np.float32)
-    head = np.zeros_like(signal)
-    for i, height in enumerate(heights):
-        for thin in thin_heights(float(height)):
-            points = plane_points(fov, size, float(thin))
-            indices = points / voxel[:, None, None]
-            indices[:2] += np.array(middle, np.float32)[:, None, None]
-            signal[i] += ndimage.map_coordinates(volume * soft, indices, order=1) / N_THIN
-            head[i] += ndimage.map_coordinates(soft, indices, order=1) / N_THIN
-    return Planes(signal / max(float(signal.max()), 1e-12), head, heights + np.float32(sum(DEPTHS) / 2 + 20 - crown))
-
-
-def _extent(mask: NDArray[np.bool_], axis: int) -> tuple[int, int]:
-    """First and last index along `axis` that holds some of the mask."""
-    where = np.flatnonzero(mask.any(axis=tuple(i for i in range(3) if i != axis)))
-    return (int(where[0]), int(where[-1])) if len(where) else (0, mask.shape[axis] - 1)

@@ -1,0 +1,36 @@
+"""Where the store is: beside DVC's cache, or where the environment has it."""
+
+import configparser
+import os
+from pathlib import Path
+
+from frost.errors import InputError
+
+
+def store_root() -> Path:
+    """`FROST_STORE`, else `frost-store` beside DVC's cache, which temporary workspaces of experiments share.
+
+    There the links that stages make cost nothing. Raises InputError outside a DVC repository.
+    """
+    if given := os.environ.get("FROST_STORE"):
+        return Path(given).expanduser().absolute()
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / ".dvc").is_dir():
+            return dvc_cache(folder / ".dvc").parent / "frost-store"
+    raise InputError(f"{here}: not in a DVC repository; set FROST_STORE to the folder of the store")
+
+
+def dvc_cache(dvc: Path) -> Path:
+    """Where DVC has its cache, from its config, without the seconds that importing DVC takes."""
+    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "dvc"
+    cache = dvc / "cache"
+    for file in (Path(user).expanduser() / "config", dvc / "config", dvc / "config.local"):
+        config = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
+        try:
+            config.read(file)
+        except (configparser.Error, UnicodeDecodeError):
+            raise InputError(f"{file}: not a config of DVC") from None
+        if given := config.get("cache", "dir", fallback=None):
+            cache = file.parent / Path(given.strip("\"'")).expanduser()
+    return Path(os.path.abspath(cache))  # noqa: PTH100  # "a/../b" made "b", symbolic links left as they are

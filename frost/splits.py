@@ -1,0 +1,71 @@
+"""Splits cut from others by patient, where the source has none of its own."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from frost.errors import InputError
+from frost.headers import Scan
+from frost.params import Params
+from frost.volumes import SPLITS, Split
+
+
+class CutParams(Params):
+    """A split made from part of another, by a hash of the patient: adding a volume moves no other."""
+
+    cut_from: Literal["train", "val"]
+    fraction: Annotated[float, Field(gt=0, lt=1)]
+    when: Literal["missing", "always", "never"]
+    """`missing`: where the source has no such split, or (test) no target to score it by."""
+
+
+class SplitParams(Params):
+    """Where validation and test come from when the source does not say."""
+
+    val: CutParams
+    test: CutParams
+
+    @model_validator(mode="after")
+    def _from_train(self) -> "SplitParams":
+        if self.val.cut_from != "train":
+            raise ValueError("val.cut_from must be train")
+        return self
+
+
+def cut_splits(
+    scans: dict[Split, list[Scan]], params: SplitParams, say: Callable[[str], object]
+) -> dict[Split, list[Scan]]:
+    """Validation, then test, cut from another split where the params ask for it. No patient is divided."""
+    scans = dict(scans)
+    cuts: tuple[tuple[Split, CutParams], ...] = (("val", params.val), ("test", params.test))
+    for split, cut in cuts:
+        blind = all(scan.volume.target == "none" for scan in scans[split])  # also of an empty split
+        if cut.when == "never" or (cut.when == "missing" and not blind):
+            continue
+        shares = [patient_share(split, scan.volume.patient) for scan in scans[cut.cut_from]]
+        taken = [scan for scan, share in zip(scans[cut.cut_from], shares) if share < cut.fraction]
+        left = [scan for scan, share in zip(scans[cut.cut_from], shares) if share >= cut.fraction]
+        if not taken or not left:
+            bounds = f"; between {min(shares):.3g} and {max(shares):.3g} here" if len(set(shares)) > 1 else ""
+            raise InputError(
+                f"params.yaml: index.splits.{split}.fraction: {cut.fraction:g} of {cut.cut_from} takes "
+                f"{len(taken)} of its {len(shares)} volumes, by patient; it must leave some in both{bounds}"
+            )
+        instead = f" instead of the source's own {len(scans[split])}" if scans[split] else ""
+        say(f"{split}: {len(taken)} volumes cut from {cut.cut_from}, by patient{instead}")
+        scans[cut.cut_from], scans[split] = left, taken
+    for split in SPLITS:
+        if not scans[split]:
+            raise InputError(
+                f"params.yaml: index.splits: no volume for {split}; give the source a folder of that name, "
+                "or set when: missing, so that it is cut from another"
+            )
+    return scans
+
+
+def patient_share(split: Split, patient: str) -> float:
+    """A number in [0, 1) that is the same for ever for this patient, and another for another cut."""
+    digest = hashlib.sha256(f"{split}:{patient}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / (1 << 48)

@@ -1,0 +1,89 @@
+"""A trained network: made once and kept in the store, then linked into its out, its curves beside it."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from frost.store import Entry, Store, entry_key
+from frost.training import CPU, History
+
+PATIENCE = timedelta(days=30)  # of processes, with another run that trains the same network
+
+CURVES = "curves.tsv"  # beside the weights
+
+
+def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable[[Path, Path], None]) -> Entry | None:
+    """The network that `stage` makes of `facts`: taken from the store, else `train(folder, state)` writes it there.
+
+    Under torchrun the first process asks the store, and all train or none does; the others get None and a folder to
+    ignore. How many they are is part of the key: each has batches of its own, so an update is made of as many more.
+    """
+    process = PartialState(cpu=CPU)
+    facts = {**facts, "processes": process.num_processes}
+    key = entry_key(stage, facts)
+    state = store.training(key) / "state"
+    tell = _teller(process)
+    if not process.is_main_process:
+        if tell(None):
+            with tempfile.TemporaryDirectory() as folder:
+                train(Path(folder), state)
+        return None
+    asked: list[bool] = []
+
+    def compute(folder: Path) -> None:
+        asked.append(tell(True))
+        state.parent.mkdir(parents=True, exist_ok=True)
+        train(folder, state)
+
+    entry = store.produce(stage, facts, compute)
+    if not asked:
+        tell(False)
+    return entry
+
+
+def _teller(process: PartialState) -> Callable[[bool | None], bool]:
+    """How the first process tells all others, who may wait for days: while it waits for a run that makes the same.
+
+    In a group of its own, so that a training whose processes lose each other still ends soon.
+    """
+    if process.num_processes == 1:
+        return bool
+    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+
+    def tell(word: bool | None) -> bool:
+        words = [word]
+        torch.distributed.broadcast_object_list(words, src=0, group=group)
+        return bool(words[0])
+
+    return tell
+
+
+def deliver(store: Store, entry: Entry | None, network: Path, curves: Path) -> dict[str, object]:
+    """Link a finished network into its out, and put its curves in their place; gives what the stage says of it."""
+    if entry is None:
+        return {}
+    store.link(entry, network)
+    curves.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(network / CURVES, curves)
+    curves.chmod(0o644)
+    names, *rows = [line.split("\t") for line in curves.read_text().splitlines()]
+    if not rows:  # imported weights, left as they were
+        return {"epochs": 0}
+    best = max(float(row[names.index("val_ssim")]) for row in rows)
+    return {"epochs": len(rows), "val SSIM at best": f"{best:.4f}"}
+
+
+def write_curves(file: Path, history: History) -> None:
+    """The rows of all epochs as TSV, which `dvc plots` draws; whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(file.name + ".new")
+    names = list(history[0]) if history else ["epoch", "loss", "val_ssim", "learning_rate", "skipped"]
+    lines = ["\t".join(names)] + ["\t".join(repr(value) for value in row.values()) for row in history]
+    fresh.write_text("\n".join(lines) + "\n")
+    fresh.replace(file)

@@ -1,0 +1,63 @@
+"""Splits cut by patient: no patient is divided, and another volume moves none."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from frost.splits import patient_share
+from frost.volumes import SPLITS
+from tests.indexes import check_every_volume, index_of
+
+
+def test_targetless_test_files_give_way_to_a_part_of_val(tmp_path, write_fastmri_tree):
+    source = write_fastmri_tree(tmp_path, (2, 12, 2))
+    said = []
+    index = index_of(source, say=said.append)
+    check_every_volume(source, index)
+    assert len(index["val"]) + len(index["test"]) == 12
+    assert {v.file for v in index["test"]} <= {f"multicoil_val/{p.name}" for p in (source / "multicoil_val").iterdir()}
+    assert said[2] == f"test: {len(index['test'])} volumes cut from val, by patient instead of the source's own 2"
+    assert all(volume.split == "test" and volume.key.startswith("test/") for volume in index["test"])
+
+
+def test_a_flat_folder_is_cut_by_patient_and_adding_a_volume_moves_no_other(tmp_path, write_fastmri):
+    small = {"shape": (1, 1, 16, 16), "recon": (16, 16)}
+    for i in range(60):
+        write_fastmri(tmp_path / f"f{i}.h5", patient=f"p{i // 3}", seed=i, **small)
+    before = index_of(tmp_path)
+    where = {volume.patient: split for split in SPLITS for volume in before[split]}
+    for split in SPLITS:
+        assert len(before[split]) % 3 == 0  # three volumes of each patient, and together
+        assert {where[volume.patient] for volume in before[split]} == {split}
+    for i in range(60, 66):
+        write_fastmri(tmp_path / f"f{i}.h5", patient=f"p{i // 3}", seed=i, **small)
+    after = index_of(tmp_path)
+    for split in SPLITS:
+        assert {v.model_dump_json() for v in before[split]} <= {v.model_dump_json() for v in after[split]}
+
+
+def test_what_a_volume_is_made_of_does_not_depend_on_the_split_it_is_cut_into(tmp_path, write_fastmri_tree):
+    source = write_fastmri_tree(tmp_path, (2, 12, 2), prefix="", test_target=True)
+    plain, cut = index_of(source), index_of(source, test={"when": "always"})
+    assert {v.file for v in cut["test"]}.isdisjoint({v.file for v in plain["test"]})
+    by_file = {volume.file: volume for volume in plain["val"]}
+    for volume in cut["test"]:
+        assert volume == by_file[volume.file].model_copy(update={"split": "test"})
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sampled_from("abcdefgh"), min_size=20, max_size=20),
+    st.floats(0.2, 0.8),
+    st.sampled_from(SPLITS),
+)
+def test_share_is_a_constant_of_the_patient(patients, fraction, split):
+    shares = {patient: patient_share(split, patient) for patient in patients}
+    assert all(0 <= share < 1 for share in shares.values())
+    assert shares == {patient: patient_share(split, patient) for patient in reversed(patients)}
+
+
+def test_share_is_about_the_fraction():
+    shares = np.array([patient_share("test", f"patient{i}") for i in range(2000)])
+    for fraction in (0.1, 0.5):
+        assert abs((shares < fraction).mean() - fraction) < 0.04

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import psutil
 
@@ -42,14 +43,20 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {str(error).rstrip().splitlines()[-1].removeprefix('frost.errors.InputError: ')}")
+        fail(str(error).rstrip().splitlines()[-1].removeprefix("frost.errors.InputError: "))
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
         said = str(error).strip().rstrip(".")
-        sys.exit(f"error: {said}; was there too little memory? Run it again: what was finished is kept")
+        fail(f"{said}; was there too little memory? Run it again: what was finished is kept")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def fail(message: str) -> NoReturn:
+    """End with an error line in one piece. `sys.exit` writes its end apart, and ranks that fail together mix theirs."""
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(1)
 
 
 def end_if_orphaned() -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,13 +16,16 @@ from frost.launch import run, summary
 ROOT = Path(__file__).parents[1]
 
 
-def test_an_input_error_is_one_line_and_a_bug_a_traceback():
+def test_an_input_error_is_one_line_and_a_bug_a_traceback(monkeypatch):
+    pieces = []
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(write=pieces.append))
+
     def fail(error):
         raise error
 
     with pytest.raises(SystemExit) as ended:
         run(lambda: fail(InputError("scan.h5: is damaged")))
-    assert ended.value.code == "error: scan.h5: is damaged"
+    assert ended.value.code == 1 and pieces == ["error: scan.h5: is damaged\n"], "in one piece, as ranks fail together"
     with pytest.raises(RuntimeError, match="a bug"):
         run(lambda: fail(RuntimeError("a bug")))
     with pytest.raises(SystemExit) as ended:

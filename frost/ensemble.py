@@ -18,7 +18,7 @@ def _flip(images: Tensor) -> Tensor:
     return images.flip(-1)
 
 
-#: pairs of a change and what undoes it
+#: pairs of a change and what undoes it; the first of each kind changes nothing
 IDENTITY, FLIP, HALF_TURN = (_turn(0), _turn(0)), (_flip, _flip), (_turn(2), _turn(2))
 CHANGES = {
     "none": [IDENTITY],
@@ -40,15 +40,20 @@ CHANGES = {
 
 @torch.no_grad()
 def self_ensemble(
-    network: nn.Module, inputs: Float[Tensor, "batch channel y x"], kind: Ensemble
+    network: nn.Module,
+    inputs: Float[Tensor, "batch channel y x"],
+    kind: Ensemble,
+    unchanged: Float[Tensor, "batch y x"] | None = None,
 ) -> Float[Tensor, "batch y x"]:
     """The network's image averaged over the changes of `kind`, in float32, for a batch of any size.
 
     Changes that turn a frame on its side are left out where it is not square: the network was not made for that frame.
+    unchanged: the network's image of the inputs as they are, where there is one; a pass less.
     """
     height, width = inputs.shape[-2:]
-    total, n = torch.zeros_like(inputs[:, 0], dtype=torch.float32), 0
-    for change, undo in cast("list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]", CHANGES[kind]):
+    total, n = (network(inputs) if unchanged is None else unchanged).float(), 1
+    changes = cast("list[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]", CHANGES[kind])
+    for change, undo in changes[1:]:
         changed = change(inputs)
         if changed.shape[-2:] == (height, width):
             total, n = total + undo(network(changed)).float(), n + 1

@@ -203,8 +203,9 @@ def reconstruct(
         outputs: dict[str, list[np.ndarray]] = {"rcan": [], "rcan_ensemble": []}
         for batch in inputs.split(params.batch_size):
             on_device = batch.to(device)
-            outputs["rcan"].append(network(on_device).float().cpu().numpy())
-            outputs["rcan_ensemble"].append(self_ensemble(network, on_device, params.ensemble).cpu().numpy())
+            image = network(on_device).float()
+            outputs["rcan"].append(image.cpu().numpy())
+            outputs["rcan_ensemble"].append(self_ensemble(network, on_device, params.ensemble, image).cpu().numpy())
         images: Images = {image: volume[image] for image in ("zero_filled", "grappa", "varnet")}
         images["blend"] = blended(images, blend)
         images |= {image: np.concatenate(parts) for image, parts in outputs.items()}

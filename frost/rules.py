@@ -21,7 +21,6 @@ from frost.volumes import read_index
 
 State = Literal["kept", "broken", "open"]
 Verdict = tuple[State, str]
-YEARS = ("snu2022", "snu2023", "snu2024", "snu2025", "snu2026")
 
 
 @dataclass(frozen=True)

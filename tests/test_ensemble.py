@@ -48,6 +48,17 @@ def test_every_change_is_undone_and_no_two_are_the_same(kind):
     assert len({str(change(square)) for change, _ in CHANGES[kind]}) == len(CHANGES[kind])
 
 
+def test_an_image_that_is_there_is_not_made_again():
+    inputs, passes = images(6, 6), []
+    network = Ramp()
+    network.register_forward_hook(lambda *given: passes.append(1))
+    unchanged = network(inputs)
+    for kind, n in (("none", 0), ("flip", 1), ("dihedral", 7)):
+        passes.clear()
+        given = self_ensemble(network, inputs, kind, unchanged)
+        assert len(passes) == n and torch.equal(given, self_ensemble(network, inputs, kind))
+
+
 def test_the_mean_is_over_all_changes():
     inputs = images(6, 6)
     added = {kind: self_ensemble(Ramp(), inputs, kind) - inputs[:, 0] for kind in CHANGES}

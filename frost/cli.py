@@ -47,7 +47,7 @@ def reconstruct(
     consistent: Annotated[
         bool, typer.Option(help="put the measured lines back into RCAN's image; docs/trust.md says what that does")
     ] = False,
-    time: Annotated[bool, typer.Option(help="tell milliseconds per slice: batch 1, warm, reading included")] = False,
+    time: Annotated[bool, typer.Option(help="report milliseconds per slice: batch 1, warm, reading included")] = False,
 ) -> None:
     """Reconstruct new scans: k-space to VarNet and GRAPPA, and their images to RCAN.
 
@@ -195,7 +195,7 @@ def store_gc(
 @app.command()
 def verify(
     repair: Annotated[bool, typer.Option("--repair", help="make anew what is damaged, and nothing else")] = False,
-    recompute: Annotated[int, typer.Option(help="random slices to ask the frozen network about again", min=0)] = 0,
+    recompute: Annotated[int, typer.Option(help="random slices to run through the frozen network again", min=0)] = 0,
 ) -> None:
     """Read every byte of the store and of the two caches; exit status 1 where one is not what was written.
 

@@ -37,7 +37,7 @@ Compute = Callable[[Any, Path], None]
 def stage_lock(store: Store, stage: str) -> Iterator[None]:
     """Hold a stage of this workspace, so that an orphaned run of it and this one do not fill the same outs.
 
-    Who waits says so, with the number of the process that is waited for. Of several ranks the first holds it
+    A process that waits prints the number of the one that it waits for. Of several ranks the first holds it
     for all. Where the store can only be read nobody holds anything: all that a stage can do is link.
     """
     if os.environ.get("RANK", "0") != "0" or store.is_closed():

@@ -24,7 +24,9 @@ class TrainVarNetParams(Params):
         description="weights to take: a file of fastMRI's, Lightning's or an SNU baseline's, or a folder",
     )
     fine_tune: bool = Field(description="train on from the imported weights")
-    folds: int = Field(ge=1, description="networks more, each on all but its fold, for images of the others; 1: none")
+    folds: int = Field(
+        ge=1, description="K extra networks, each trained without its fold, whose images are cached; 1: none"
+    )
     network: NamedParams
     scans: ScanParams
     fit: FitParams

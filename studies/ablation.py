@@ -70,7 +70,7 @@ CHOICES: dict[str, Changes] = {
         "fit.shuffle": False, "fit.batch_size": 1, "fit.schedule": "halving", "fit.warmup": 0.0,
         "fit.learning_rate": 1e-3, "fit.loss.l1": 0.0,
     },
-    "NAFNet, 2 levels, about equal time": {"network": NAFNET | {"width": 24}},
+    "NAFNet, 2 levels, about equal time": {"network": NAFNET | {"width": 24}, "fit.epochs": 14},
 }  # fmt: skip
 #: looked at as well
 FURTHER: dict[str, Changes] = {
@@ -82,6 +82,7 @@ FURTHER: dict[str, Changes] = {
     "full resolution, about equal time": {"network.unshuffle": 1, "network.features": 16},
     "NAFNet, 3 levels, about equal time": {
         "network": NAFNET | {"encoder_blocks": [1, 1, 2], "middle_blocks": 2, "decoder_blocks": [1, 1, 1]},
+        "fit.epochs": 14,
     },
     "batch 4": {"fit.batch_size": 4},
     "AdamW": {"fit.optimizer": "adamw", "fit.weight_decay": 1e-2},

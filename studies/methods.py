@@ -38,6 +38,7 @@ from frost.image_networks import IMAGE_NETWORKS
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.losses import LossParams, reconstruction_loss
 from frost.params import NamedParams
+from frost.sampling import MaskRecord, centre_lines, detect_acs, draw_mask
 from frost.tables import Row
 
 Changes = dict[str, Any]
@@ -271,14 +272,17 @@ def cost(section: dict[str, Any]) -> Cost:
     torch.set_num_threads(1)
     choice, fit = NamedParams(**section["network"]), section["fit"]
     size = (fit["batch_size"], N_COILS, *FRAME)
-    mask = torch.ones(size[0], size[-1], dtype=torch.bool)
+    record = MaskRecord(kind="equispaced", acceleration=4, center_fraction=0.08, seed=0, padding=(0, FRAME[1]))
+    columns = draw_mask(record, FRAME[1])
+    centre = centre_lines(columns, detect_acs(columns))
+    mask, acs = (torch.from_numpy(some).expand(size[0], -1) for some in (columns, centre))
     if "inputs" in section:
         network = build(IMAGE_NETWORKS, choice, len(section["inputs"]))
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         inputs = [torch.rand(size[0], len(section["inputs"]), *FRAME).to(memory_format=torch.channels_last)]
     else:
         network = build(KSPACE_NETWORKS, choice)
-        inputs = [torch.randn(size, dtype=torch.complex64), mask, mask]
+        inputs = [torch.where(mask[:, None, None], torch.randn(size, dtype=torch.complex64), 0), mask, acs]
     target, loss = torch.rand(size[0], *FRAME), LossParams.model_validate(fit["loss"])
     before = resident()
 

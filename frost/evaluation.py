@@ -35,6 +35,7 @@ from frost.scores import (
     VolumeScores,
     fastmri_scores,
     foreground_mask,
+    require_finite,
     score_slices,
     score_volume,
     ssim_maps,
@@ -209,8 +210,7 @@ def reconstruct(
         images: Images = {image: volume[image] for image in ("zero_filled", "grappa", "varnet")}
         images["blend"] = blended(images, blend)
         images |= {image: np.concatenate(parts) for image, parts in outputs.items()}
-        if wrong := [image for image, stack in images.items() if not np.isfinite(stack).all()]:
-            raise InputError(f"{name}: its image `{wrong[0]}` holds nan or infinite values, which have no score")
+        require_finite(name, images)
         yield Case(pairs.facts(name), images, volume.get("target"), volume.get("target_clean"))
 
 

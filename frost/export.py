@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
-from frost.volumes import attribute, open_h5
+from frost.volumes import attribute, named_faults, open_h5
 
 KNEE = ("CORPD_FBK", "CORPDFS_FBK")  # acquisitions of fastMRI's knees
 PUBLIC = ("acc4", "acc5", "acc8")  # folders of the 2024 leaderboard that its results call `public`
@@ -62,5 +62,5 @@ def write_reconstruction(file: Path, images: Float[np.ndarray, "slice y x"], mad
 
 def reconstruction_made_by(file: Path) -> str | float | None:
     """What `write_reconstruction` was told of a file; None for one of others. Raises InputError for a damaged one."""
-    with open_h5(file) as opened:
+    with named_faults(file), open_h5(file) as opened:
         return attribute(opened, "made_by")

@@ -262,6 +262,7 @@ def _relative_ridge(
     power[mask] = measured
     there = lines != 0
     local = (power[missing[:, None] + lines] * there[..., None]).sum(1) / there.sum(1, keepdim=True)
+    local = local.clamp(min=torch.finfo(local.dtype).tiny)  # 0 / 0 is no ridge
     ridge = params.regularisation * noise / local + MISFIT * misfit[:, None] ** 2
     return ridge.clamp(LOWEST, HIGHEST)
 

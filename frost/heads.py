@@ -29,6 +29,7 @@ from frost.planes import N_THIN, Array, Planes, plane_points, spread, thin_heigh
 DEPTHS = (28.0, 96.0)  # of the slices, mm below the crown
 # Around all that scanners make, and far below what would exhaust a machine.
 MIN_SIDE, MAX_SIDE, MAX_VOXELS = 8, 1024, 1 << 28
+VOXEL = (0.1, 20.0)  # mm
 UNREADABLE = (
     ImageFileError,
     HeaderDataError,
@@ -94,7 +95,7 @@ def load_head(file: Path) -> tuple[Array, Array]:
         _require_head(file, image)
         image = nibabel.as_closest_canonical(image)
         volume = np.asarray(image.dataobj, np.float32)
-        voxel = np.asarray(image.header.get_zooms(), np.float32)
+        voxel = np.asarray(image.header.get_zooms(), np.float32) * _millimetres(image)
     if not np.isfinite(volume).all() or volume.max() <= 0:
         raise InputError(f"{file}: a head's intensities are finite and some are above zero")
     return np.maximum(volume, 0), voxel
@@ -127,9 +128,19 @@ def _require_head(file: Path, image: Any) -> None:
     with ImageOpener(file) as opened:  # once more, because `load` makes a size of 0 one of 1
         declared = type(image.header).from_fileobj(opened, check=False)["pixdim"][1:4]
     for sizes in (declared, voxel_sizes(image.affine)):
-        if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        sizes = sizes * _millimetres(image)
+        low, high = VOXEL
+        if not ((sizes >= low) & (sizes <= high)).all():  # nan is neither
             written = ", ".join(f"{size:g}" for size in sizes)
-            raise InputError(f"{file}: has voxels of {written} mm; finite sizes above 0 are needed")
+            raise InputError(f"{file}: has voxels of {written} mm; a head's are {low:g} to {high:g} mm")
+    if not np.allclose(np.sort(declared), np.sort(voxel_sizes(image.affine)), rtol=0.01):
+        raise InputError(f"{file}: pixdim and the affine disagree on the size of a voxel; one of them must be mended")
+
+
+def _millimetres(image: Any) -> np.float32:
+    """What lengths of a header are to be multiplied with; where it names no unit they are mm."""
+    unit = int(image.header["xyzt_units"]) % 8  # nibabel's own reading fails on numbers that stand for nothing
+    return np.float32({1: 1e3, 3: 1e-3}.get(unit, 1.0))  # metres and microns
 
 
 def zero_padded_axes(volume: Array) -> list[str]:

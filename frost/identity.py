@@ -37,17 +37,25 @@ def together(digests: Sequence[str]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
+def volume_identity(source: Path, volume: Volume, method: Method = "sampled") -> str:
+    """The identity of a volume as its files are now. Raises InputError for a file that is not there."""
+    digests = []
+    for file in (source / name for name in (volume.file, volume.image_file) if name):
+        with named_faults(file):
+            digests.append(identity(file, method))
+    return together(digests)
+
+
 def require_unchanged(source: Path, volume: Volume) -> None:
     """To be called after a volume was read: what was made of it is kept under the identity that the index saw.
 
     Raises InputError where its files are others by now; a wrong image would be kept under a right key for ever.
     """
-    files = [source / file for file in (volume.file, volume.image_file) if file]
     methods: tuple[Method, ...] = ("sampled", "whole")
-    with named_faults(files[0]):
-        same = any(together([identity(file, method) for file in files]) == volume.identity for method in methods)
-    if not same:
-        raise InputError(f"{files[0]}: is another file than the index saw; run `dvc repro`, which looks again")
+    if volume.identity not in (volume_identity(source, volume, method) for method in methods):
+        raise InputError(
+            f"{source / volume.file}: is another file than the index saw; run `dvc repro`, which looks again"
+        )
 
 
 class Memo:

@@ -94,7 +94,7 @@ def volumes_of(
     """New scans, outside any index: a folder and the volumes in it, of one file or of a folder in any layout.
 
     Of a tree that has test scans (a leaderboard), those alone. All are called test, none needs a target, and
-    identities are left out: nothing is kept by them. A bad file is told in `failed`, and raises InputError without it;
+    identities are left out: no index is kept. A bad file is told in `failed`, and raises InputError without it;
     `where` is what a mask that does not fit is put down to.
     """
     root = source.parent if source.is_file() else source
@@ -132,9 +132,10 @@ def _with_masks(scan: Scan, split: Split, masks: MaskParams, where: str) -> Iter
     pairs = list(zip(masks.accelerations, masks.center_fractions))
     for draw in range(masks.masks_per_volume if split == "train" else 1):
         suffix = f".mask{draw}" if draw else ""
-        drawn = pairs if masks.pick == "all" else [pairs[_choice(volume, suffix, masks)]]
-        for acceleration, center_fraction in drawn:
-            label = f".R{acceleration:g}" if masks.pick == "all" and len(pairs) > 1 else ""
+        every = masks.pick == "all"
+        drawn_from = pairs[:1] if every else pairs  # each of all is drawn as if it were the only one
+        for acceleration, center_fraction in pairs if every else [pairs[_choice(volume, suffix, masks)]]:
+            label = f".R{acceleration:g}" if every and len(pairs) > 1 else ""
             name = f"{volume.name}{label}{suffix}"
             record = MaskRecord(
                 kind=masks.kind,
@@ -142,6 +143,7 @@ def _with_masks(scan: Scan, split: Split, masks: MaskParams, where: str) -> Iter
                 center_fraction=center_fraction,
                 seed=_seed(volume, name, draw, masks),
                 padding=volume.mask.padding,
+                choices=len(drawn_from) if masks.seed == "fastmri" else 1,
             )
             try:
                 draw_mask(record, volume.width)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +31,12 @@ def spread_over_processes(stage: str) -> None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         main(["-m", f"stages.{stage}", *sys.argv[1:]])
-    except ChildFailedError:
+    except ChildFailedError as error:
+        killed = [failure for failure in error.failures.values() if failure.exitcode < 0]
+        if killed and len(killed) == len(error.failures):  # no rank lived to say why
+            name = signal.Signals(-killed[0].exitcode).name
+            fail(f"rank {killed[0].local_rank} was killed by {name}; was there too little memory? "
+                 "Run it again: what was finished is kept")  # fmt: skip
         sys.exit(1)
     sys.exit(0)
 

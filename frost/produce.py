@@ -81,7 +81,8 @@ def produce_all(
                and 0 computes in this process, on its GPU
 
     Processes, and ranks under torchrun, agree by the locks of keys alone, longest volume first, and none
-    waits for another. In the end the first rank makes what others did not live to finish, links, and writes
+    waits for another. In the end the first rank makes what others did not live to finish (torchrun ends them all
+    when one dies; ranks that something else started go on), links, and writes
     each split's index. Returns how many slices were missing, whoever computed them. Raises the first InputError of
     any process.
     """

@@ -25,13 +25,14 @@ from frost.ensemble import Ensemble, self_ensemble
 from frost.errors import InputError
 from frost.export import challenge_path, reconstruction_made_by, write_reconstruction
 from frost.frozen import network_images
+from frost.identity import volume_identity
 from frost.image_networks import IMAGE_NETWORKS
 from frost.indexing import MaskParams, volumes_of
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pairs import input_channels
 from frost.params import checked
 from frost.reader import VolumeReader
-from frost.scores import fastmri_scores
+from frost.scores import fastmri_scores, require_finite
 
 MASK_OPTIONS = "--acceleration, --center-fraction"  # what a mask that cannot be drawn is put down to
 
@@ -129,12 +130,11 @@ def reconstruct_folder(
     """Write a challenge file into `output` for every volume of a file or folder; those that are there are left alone.
 
     A volume that cannot be read is told in `failed`, and the others are still done. Raises InputError where what is
-    there was made by other networks or with other options: a submission shall not be a mixture.
+    there was made of another scan of this name, by other networks or with other options: no mixture is handed in.
     """
     done = Done()
     masks = new_masks(models, acceleration, center_fraction)
     facts = [models.digests, ensemble, consistent, masks.model_dump(mode="json")]
-    made_by = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     root, volumes = volumes_of(source, masks, done.failed, MASK_OPTIONS)
     name = root.absolute().name
     files = [output / challenge_path(volume.facts(), volume.target != "none", name) for volume in volumes]
@@ -144,9 +144,12 @@ def reconstruct_folder(
             raise InputError(
                 f"{root / volume.file}: another file of this name is in {source}; reconstruct each folder by itself"
             )
-    for file in filter(Path.exists, files):
-        if reconstruction_made_by(file) != made_by:
-            raise InputError(f"{file}: is there already, made by other networks or options; choose another --output")
+    made_by = {volume.key: _digest([*facts, volume_identity(root, volume)]) for volume in volumes}
+    for file, volume in zip(files, volumes):
+        if file.exists() and reconstruction_made_by(file) != made_by[volume.key]:
+            raise InputError(
+                f"{file}: is there already, of another scan or by other networks or options; choose another --output"
+            )
     for volume, file in (bar := tqdm(list(zip(volumes, files)), desc="reconstruct", unit="volume", disable=None)):
         bar.set_postfix_str(volume.name)
         if file.exists():
@@ -159,6 +162,7 @@ def reconstruct_folder(
                 started = time.perf_counter()
                 images = reconstruct_volume(models, reader, ensemble, consistent)
                 seconds = time.perf_counter() - started
+            require_finite(volume.file, images)
         except InputError as error:
             done.failed.append(str(error))
             continue
@@ -170,9 +174,13 @@ def reconstruct_folder(
         target = images.pop("target", None)
         if target is not None:
             row |= {image: fastmri_scores(target, stack)["ssim"] for image, stack in images.items()}
-        write_reconstruction(file, images["rcan"], made_by)
+        write_reconstruction(file, images["rcan"], made_by[volume.key])
         done.rows.append(row)
     return done
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def new_masks(models: Models, acceleration: float | None, center_fraction: float | None) -> MaskParams:

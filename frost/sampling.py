@@ -28,6 +28,7 @@ class MaskRecord(Params):
     center_fraction: float | None = Field(gt=0, le=1)  # centre lines / width
     seed: int | list[int] | None  # what numpy's RandomState takes
     padding: tuple[int, int]  # [left, right): the columns that the scanner went to; the mask is False outside
+    choices: int = Field(default=1, ge=1)  # of so many pairs of centre fraction and acceleration fastMRI draws this one
 
     @model_validator(mode="after")
     def _complete(self) -> "MaskRecord":
@@ -58,7 +59,7 @@ def draw_mask(record: MaskRecord, width: int) -> Bool[np.ndarray, " x"]:
     if record.padding[1] > width:
         raise InputError(f"mask.padding: {list(record.padding)} must lie within the {width} columns")
     rng = np.random.RandomState(record.seed)
-    rng.randint(1)  # fastMRI first draws which of its (centre fraction, acceleration) pairs to take
+    rng.randint(record.choices)  # which pair: of several this takes a number from the generator, of one it does not
     columns = _OUTER[record.kind](rng, width, _acceleration(record), n_low)
     columns[acs_columns(width, n_low)] = True
     columns[: record.padding[0]] = False

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from frost.coils import rss
+from frost.errors import InputError
 from frost.fourier import fft2c, ifft2c
 from frost.params import Params
 from frost.reader import VolumeReader
@@ -69,6 +70,11 @@ class ScanDataset(Dataset[dict[str, Any]]):
                 redrawn = VolumeReader(self.source, volume.model_copy(update={"mask": record}))
                 mask, acs = redrawn.mask(), redrawn.centre_lines()
             if any((self.params.flip_x, self.params.flip_y, self.params.shift, self.params.rotate)):
+                if not mask.all() and not kspace[..., ~mask].any():
+                    raise InputError(
+                        f"{self.source / volume.file}: holds measured columns alone, so that a moved scan has no "
+                        "target; train_varnet.scans: flip_x, flip_y, shift and rotate must be 0"
+                    )
                 images = move_coil_images(ifft2c(kspace), self.params, draw)
                 kspace, target = fft2c(images), reader.crop(rss(images))
         inputs = (kspace * mask, mask, acs)

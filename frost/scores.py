@@ -239,6 +239,12 @@ def score_slices(
     return {name: score.of_slices(stack) for name, score in SLICE_SCORES.items()}
 
 
+def require_finite(name: str, images: Mapping[str, np.ndarray]) -> None:
+    """InputError for a volume one of whose images holds what is no number: neither a score nor a submission."""
+    if wrong := [image for image, stack in images.items() if not np.isfinite(stack).all()]:
+        raise InputError(f"{name}: its image `{wrong[0]}` holds nan or infinite values, which have no score")
+
+
 def fastmri_scores(
     target: Float[np.ndarray, "slice y x"], reconstruction: Float[np.ndarray, "slice h w"]
 ) -> dict[str, float]:

@@ -203,6 +203,8 @@ def simulate_volume(params: SimulateParams, task: Task) -> tuple[Scan, str | Non
                 "scores on it flatter every method"
             )
         planes = head_planes(volume, voxel, params.slices, params.fov, size)
+        if not planes.signal.reshape(params.slices, -1).any(axis=1).all():
+            raise InputError(f"{task.head}: a plane through it is empty; is the size of its voxels right?")
     return scan_planes(rng, planes, params), warning
 
 

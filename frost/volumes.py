@@ -6,6 +6,7 @@ wrong with a file is one InputError that names it.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -83,7 +84,9 @@ def write_index(folder: Path, index: Mapping[Split, Sequence[Volume]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         lines = [volume.model_dump_json() for volume in index[split]]
-        (folder / f"{split}.json").write_text("[\n" + ",\n".join(lines) + "\n]\n")
+        fresh = folder / f".{split}.json.{os.getpid()}"
+        fresh.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+        fresh.replace(folder / f"{split}.json")
 
 
 def read_index(file: Path) -> list[Volume]:

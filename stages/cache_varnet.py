@@ -52,7 +52,11 @@ def main(argv: list[str] | None = None) -> None:
                 sys.stderr.write(
                     f"cache_varnet: the network was trained on {words}; none here is sure to be new to it\n"
                 )
-            says["volumes by a network that saw them"] = sum(saw(speakers[v.key], v) for v in everyone)
+            known = [volume for volume in everyone if saw(speakers[volume.key], volume)]
+            if flattered := sum(volume.split != "train" for volume in known):
+                words = f"{flattered} volumes of val and test, whose scores flatter"
+                sys.stderr.write(f"cache_varnet: the network was trained on {words}\n")
+            says["volumes by a network that saw them"] = len(known)
         splits = {paths.varnet / split: [tasks[volume.key] for volume in volumes[split]] for split in SPLITS}
         on_cpu = own_device().type == "cpu"
         says["slices computed"] = produce_all(store, "cache_varnet", splits, make, processes=None if on_cpu else 0)
@@ -64,14 +68,17 @@ def asked(volume: Volume, network: Frozen, sources: str) -> Task:
     made_by = {"network": network.digest}
     if isinstance(network.trained_on, str):
         made_by["trained_on"] = network.trained_on
+    elif volume.split != "train" and saw(network, volume):
+        made_by["trained_on"] = f"this patient, who is in {volume.split} now"
     facts = {"sources": sources, "volume": volume.facts(), **made_by}
     return Task(volume.name, volume.n_slices, facts, (volume, network.folder, made_by))
 
 
 def imported(volume: Volume, file: Path) -> Task:
     """To take over the images in `file`."""
-    facts = {"sources": source_digest("frost.foreign"), "volume": volume.facts(), "image": file_digest(file)}
-    return Task(volume.name, volume.n_slices, facts, (volume, file))
+    digest = file_digest(file)
+    facts = {"sources": source_digest("frost.foreign"), "volume": volume.facts(), "image": digest}
+    return Task(volume.name, volume.n_slices, facts, (volume, file, digest))
 
 
 def writer(source: Path) -> Compute:
@@ -92,7 +99,12 @@ def writer(source: Path) -> Compute:
 
 def copier(source: Path) -> Compute:
     """What each process does with a volume whose images are there already."""
-    return lambda item, out: write_foreign_images(out, source, *item)
+
+    def compute(item: tuple[Volume, Path, str], out: Path) -> None:
+        write_foreign_images(out, source, *item)
+        require_unchanged(source, item[0])
+
+    return compute
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from frost.errors import InputError
 from frost.indexing import IndexParams, build_index
-from frost.launch import run, summary
+from frost.launch import end_if_orphaned, run, summary
 from frost.params import load_params, stage_paths
 from frost.places import store_root
+from frost.produce import stage_lock
+from frost.store import Store
 from frost.volumes import write_index
 
 
@@ -17,8 +19,9 @@ def main(argv: list[str] | None = None) -> None:
     """Write `--index DIR`/{train,val,test}.json, and the link `--source` by which later stages find the scans."""
     paths = stage_paths(argv, "simulated", "source", "index", about=__doc__)
     params = load_params("index", IndexParams)
-    with summary("index") as says:
+    with summary("index") as says, stage_lock(Store(store_root()), "index"):
         index = build_index(params, store_root() / "identities.json", say=print)
+        end_if_orphaned()  # a later run may have other params
         write_index(paths.index, index)
         point(paths.source, Path(params.source))
         says |= {f"{split} volumes": len(volumes) for split, volumes in index.items()}

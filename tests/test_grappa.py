@@ -103,6 +103,13 @@ def test_measured_samples_stay_and_the_scale_passes_through(kind, kernel_lines):
         torch.testing.assert_close(scaled / a, filled, rtol=1e-3, atol=1e-5 * float(filled.abs().max()))
 
 
+def test_rows_without_signal_and_no_regularisation():
+    kspace, (mask, acs) = phantom(), sample("equispaced", 4)
+    kspace[:, :16] = 0
+    filled = grappa(kspace, mask, acs, PARAMS.model_copy(update={"regularisation": 0.0}))
+    assert filled.isfinite().all() and not filled[:, :8].any()
+
+
 def test_slices_share_nothing_but_code():
     volume = torch.stack([phantom(0.003, seed) for seed in range(3)] + [torch.zeros(N_COILS, HEIGHT, WIDTH)])
     mask, acs = sample("equispaced", 4)

@@ -52,10 +52,14 @@ def test_a_head_is_turned_to_right_anterior_superior(tmp_path):
         (shape(8, 9, 7), "has shape"),
         (shape(-8, 9, 10), "has shape"),
         ({"dim": [2, 24, 30, 1, 1, 1, 1, 1]}, r"has shape \(24, 30\)"),
-        (sizes(0, 2, 2), "has voxels of 0, 2, 2 mm; finite sizes above 0 are needed"),
+        (sizes(0, 2, 2), "has voxels of 0, 2, 2 mm; a head's are 0.1 to 20 mm"),
         (sizes(2, -2, 2), "has voxels of 2, -2, 2 mm"),
         (sizes(2, 2, np.nan), "has voxels of 2, 2, nan mm"),
         (sizes(2, np.inf, 2), "has voxels of 2, inf, 2 mm"),
+        (sizes(1e10, 2, 2), r"has voxels of 1e\+10, 2, 2 mm"),
+        (sizes(0.002, 0.002, 0.002), "has voxels of 0.002, 0.002, 0.002 mm"),  # metres, and it does not say so
+        (sizes(2, 2, 2) | {"xyzt_units": 1}, "has voxels of 2000, 2000, 2000 mm"),
+        ({"srow_x": [4, 0, 0, 0]}, "pixdim and the affine disagree on the size of a voxel"),
         ({"srow_x": [0, 0, 0, 0]}, "has voxels of 0, 2, 2 mm"),
         ({"srow_y": [0, np.nan, 0, 0]}, "has voxels of 2, nan, 2 mm"),
         ({"datatype": 32, "bitpix": 64}, "holds complex64; a head's intensities are real numbers"),
@@ -70,6 +74,14 @@ def test_a_bad_header_is_one_line_before_any_voxel_is_read(tmp_path, capfd, fiel
     file = write(tmp_path / "S1_T1.nii", **fields)
     file.write_bytes(file.read_bytes()[:500])  # most voxels are missing, which whoever read them would tell
     one_line(file, says, capfd)
+
+
+@pytest.mark.parametrize(("unit", "size"), [("meter", 0.002), ("micron", 2000), ("mm", 2), ("unknown", 2)])
+def test_voxels_are_in_the_unit_of_the_header(tmp_path, unit, size):
+    image = nibabel.Nifti1Image(np.ones((8, 9, 10), np.float32), np.diag([size, size, size, 1]))
+    image.header.set_xyzt_units(unit)
+    nibabel.save(image, tmp_path / "S1_T1.nii.gz")
+    assert np.allclose(load_head(tmp_path / "S1_T1.nii.gz")[1], 2)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 1e39])

@@ -30,7 +30,10 @@ def test_masks_are_drawn_from_name_and_seed_alone(fastmri_source):
 
 def test_fastmri_seed_is_the_file_name(fastmri_source):
     volume = index_of(fastmri_source, {"seed": "fastmri"})["val"][0]
-    assert volume.mask.seed == [ord(letter) for letter in "file1004.h5"]
+    assert volume.mask.seed == [ord(letter) for letter in "file1004.h5"] and volume.mask.choices == 1
+    two = {"accelerations": [4, 8], "center_fractions": [0.16, 0.08]}
+    for choices, changes in ((2, {"seed": "fastmri"}), (1, {"seed": "fastmri", "pick": "all"}), (1, {"seed": 0})):
+        assert {v.mask.choices for v in index_of(fastmri_source, two | changes)["val"]} == {choices}
 
 
 def test_all_accelerations_or_one_for_each_volume(fastmri_source):

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from frost.errors import InputError
-from frost.launch import run, summary
+from frost.launch import run, spread_over_processes, summary
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,6 +75,21 @@ def test_a_stage_ends_when_the_one_behind_its_shell_and_launcher_is_killed(tmp_p
     while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in started):
         assert time.monotonic() < end, started
         time.sleep(0.05)
+
+
+def test_a_rank_that_was_killed_is_told_by_the_launcher(monkeypatch, capsys):
+    """Nobody else can: it had no time to print a line, and torchrun ends the others."""
+
+    def launch(words):
+        failed = ProcessFailure(local_rank=1, pid=7, exitcode=-9, error_file="none")
+        raise ChildFailedError("stage", {1: failed})
+
+    monkeypatch.setattr("torch.distributed.run.main", launch)
+    monkeypatch.setenv("PET_NPROC_PER_NODE", "2")
+    with pytest.raises(SystemExit) as ended:
+        spread_over_processes("prepare")
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: rank 1 was killed by SIGKILL; was there too little memory?")
 
 
 def test_params_of_torchrun_start_ranks_whose_error_is_told_once_each(tmp_path):

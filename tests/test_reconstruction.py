@@ -77,9 +77,30 @@ def test_a_folder_never_holds_the_images_of_two_networks_or_options(workspace, m
     reconstruct_folder(models, source / "file1004.h5", tmp_path, None, None, "none")
     other = replace(models, digests=("another", "pair")) if "models" in changes else models
     options = {"acceleration": None, "center_fraction": None, "ensemble": "none"} | changes
-    with pytest.raises(InputError, match=r"file1004\.h5: is there already, made by other networks or options"):
+    with pytest.raises(InputError, match=r"file1004\.h5: is there already, .* by other networks or options"):
         reconstruct_folder(other, source, tmp_path, **{key: v for key, v in options.items() if key != "models"})
     assert written(tmp_path) == ["file1004.h5"]
+
+
+def test_another_scan_of_the_same_name_is_not_taken_for_done(models, tmp_path, write_fastmri):
+    for number, site in enumerate(("a", "b")):
+        write_fastmri(tmp_path / site / "scan1.h5", seed=number)
+    reconstruct_folder(models, tmp_path / "a", tmp_path / "out", None, None, "none")
+    assert reconstruct_folder(models, tmp_path / "a", tmp_path / "out", None, None, "none").kept == 1
+    with pytest.raises(InputError, match=r"scan1\.h5: is there already, of another scan"):
+        reconstruct_folder(models, tmp_path / "b", tmp_path / "out", None, None, "none")
+
+
+def test_images_that_are_not_numbers_are_no_success(models, tmp_path, write_fastmri):
+    write_fastmri(tmp_path / "scans" / "a.h5")
+
+    class Broken(torch.nn.Module):
+        def forward(self, inputs):
+            return inputs[:, 0] * torch.nan
+
+    done = reconstruct_folder(replace(models, rcan=Broken()), tmp_path / "scans", tmp_path / "out", None, None, "none")
+    assert not done.rows and done.failed == ["a.h5: its image `rcan` holds nan or infinite values, which have no score"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_of_others_is_not_taken_for_a_reconstruction(workspace, models, tmp_path):

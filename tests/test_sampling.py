@@ -60,6 +60,21 @@ def test_equals_fastmri_entry_by_entry(function):
             assert n_low_frequencies(ours, int(width)) == n_low, key
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "acceleration", "center_fraction", "columns"),
+    [
+        ("random", "file1.h5", 8, 0.04, [8, 12, 31, 32, 33, 34, 42, 44]),
+        ("equispaced", "file1.h5", 8, 0.04, [6, 14, 22, 30, 31, 32, 33, 38, 46, 54, 62]),
+        ("equispaced_fraction", "file1.h5", 8, 0.04, [6, 18, 30, 31, 32, 33, 43, 55]),
+        ("equispaced_fraction", "file2.h5", 4, 0.08, [3, 8, 14, 19, 24, 30, 31, 32, 33, 34, 35, 41, 46, 51, 57, 62]),
+    ],
+)  # fmt: skip
+def test_one_of_two_accelerations_is_drawn_as_by_fastmri(kind, name, acceleration, center_fraction, columns):
+    """Of [8 %, 4 %] and [4, 8], 64 columns, by fastmri 0.3.0: a choice takes a number from the generator."""
+    ours = record(kind, acceleration, center_fraction, [*map(ord, name)], (0, 64)).model_copy(update={"choices": 2})
+    assert np.flatnonzero(draw_mask(ours, 64)).tolist() == columns
+
+
 @pytest.mark.parametrize("kind", KINDS.values())
 @given(width=st.integers(100, 400), seed=st.integers(0, 2**32 - 1))
 def test_centre_is_measured_and_detected(kind, width, seed):

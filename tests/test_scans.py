@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from frost.coils import rss
+from frost.errors import InputError
 from frost.fourier import fft2c, ifft2c
 from frost.indexing import IndexParams, build_index
 from frost.params import checked
@@ -67,6 +68,13 @@ def test_a_mask_in_the_file_is_never_redrawn(tmp_path, write_fastmri_tree):
         for epoch in range(2):
             dataset.set_epoch(epoch)
             assert torch.equal(dataset[0]["inputs"][1], reader.mask())
+
+
+def test_a_scan_of_measured_columns_alone_cannot_be_moved(tmp_path, write_fastmri_tree):
+    source = write_fastmri_tree(tmp_path, (2, 2, 2))
+    masked = index_of(source, "test")[0].model_copy(update={"target": "computed"})
+    with pytest.raises(InputError, match="holds measured columns alone, so that a moved scan has no target"):
+        ScanDataset(source, [masked], params(flip_x=1.0), seed=0)[0]
 
 
 def test_a_moved_scan_has_the_target_of_the_moved_scan(fastmri_source, volumes):

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from frost.checkpoint import load_config, load_network, network_digest
 from frost.errors import InputError
 from frost.folds import UNKNOWN, Frozen, fold_of, frozen_networks, saw, seen, who_speaks
-from frost.foreign import find_images, foreign_images
+from frost.foreign import find_images, foreign_images, write_foreign_images
 from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.kspace_networks.varnet import VarNet, VarNetParams
@@ -190,6 +190,10 @@ def test_who_speaks(fastmri_source):
     told = [cache_varnet.asked(a, Frozen(Path("x"), "x", words), "sources") for words in ([], UNKNOWN, "train+val")]
     assert len({entry_key("cache_varnet", task.facts) for task in told}) == 3
     assert [task.item[2].get("trained_on") for task in told] == [None, UNKNOWN, "train+val"]
+    # So is that it saw a volume which is held out now: `evaluate` says so beside the scores.
+    held_out = a.model_copy(update={"split": "val"})
+    flattered, fresh = (cache_varnet.asked(held_out, network, "sources") for network in (first, second))
+    assert flattered.item[2]["trained_on"] == "this patient, who is in val now" and "trained_on" not in fresh.item[2]
 
 
 @pytest.mark.parametrize(
@@ -291,6 +295,13 @@ def test_results_that_cannot_be_this_volume_s(tmp_path, fastmri_source, spoil, s
     with VolumeReader(fastmri_source, index["val"][0]) as reader, pytest.raises(InputError, match=says) as caught:
         list(foreign_images(tmp_path / "a.h5", reader))
     assert "a.h5: " in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_results_that_another_program_is_still_writing(tmp_path, fastmri_source):
+    index = {"val": volumes_at(fastmri_source)["val"][:1]}
+    write_results(tmp_path, fastmri_source, index, lambda volume: "a.h5")
+    with pytest.raises(InputError, match=r"a\.h5: changed while it was read"):
+        write_foreign_images(tmp_path / "out", fastmri_source, index["val"][0], tmp_path / "a.h5", "what it was")
 
 
 def test_the_config_lists_what_was_seen(workspace, fastmri_source):

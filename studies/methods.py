@@ -8,9 +8,9 @@ scanner has processed, which flatters every method (Shimron 2022, doi:10.1073/pn
 repository becomes the workspace, and every training a DVC experiment in its queue: first each method with three
 learning rates, and with more beyond an end that is the best of them; then, with the rate that is best on `val`, other
 seeds, rotations of the splits and R = 8. Ended at any moment, the same line queues what is missing and goes on. Epochs
-are such that stage 1 (6 epochs of VarNet, 115 ms of CPU a step) takes 2 parts and stage 2 (12 of RCAN) 1 part of a
-method's time; `--table` prints what there is. `--costs` needs neither heads nor experiments: what a network costs does
-not depend on what it has learned.
+are such that stage 1 (6 epochs of VarNet) takes four parts and stage 2 (12 of RCAN) three parts of Frost's time, and
+the other methods about as much; `--table` prints what there is. `--costs` needs neither heads nor experiments: what a
+network costs does not depend on what it has learned.
 """
 
 import argparse

@@ -4,7 +4,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
+
+from tests.paths import ROOT
 
 
 def contents(folder):
@@ -25,4 +26,4 @@ def until(condition, seconds=20):
 def run(module, code, *args, **options):
     """A process of its own that runs `code` with what that module of tests has, and `sys`, `time` and `Path`."""
     script = f"import sys, time\nfrom pathlib import Path\nfrom {module} import *\n" + textwrap.dedent(code)
-    return subprocess.Popen([sys.executable, "-c", script, *map(str, args)], cwd=Path(__file__).parents[1], **options)
+    return subprocess.Popen([sys.executable, "-c", script, *map(str, args)], cwd=ROOT, **options)

@@ -39,8 +39,8 @@ from frost.params import NamedParams, load_params
 from frost.store import Store
 from frost.volumes import write_index
 from tests.conftest import write_fastmri_tree
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 CACHES = {"prepare": "data/images.zarr", "cache_varnet": "data/varnet.zarr"}
 VOLUMES, SLICES = (8, 2, 2), 4
 #: who is killed, in runs that are forked

@@ -3,14 +3,13 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from frost.sources import imported, source
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 SECTIONS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 NETWORKS = {"train_varnet": "frost/kspace_networks", "cache_varnet": "frost/kspace_networks"}

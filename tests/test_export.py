@@ -4,7 +4,6 @@ import importlib.util
 import json
 import shutil
 from argparse import Namespace
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -18,6 +17,7 @@ from frost.reader import VolumeReader
 from frost.reconstruction import load_models, reconstruct_volume
 from frost.rules import RULES, check, export_snu2026
 from frost.volumes import write_index
+from tests.paths import ROOT
 
 CPU = torch.device("cpu")
 
@@ -101,7 +101,7 @@ def test_an_export_into_the_same_folder_replaces_the_last(workspace, tmp_path):
 @pytest.fixture
 def run(workspace, tmp_path):
     """A folder with the project's params and an index of two volumes."""
-    params = YAML(typ="safe").load((Path(__file__).parents[1] / "params.yaml").read_text())
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     _, volumes = volumes_of(workspace.root / "data" / "source" / "test", workspace.masks)
     write_index(tmp_path / "data" / "index", {"train": volumes[:1], "val": volumes[1:], "test": []})
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +9,10 @@ import torch
 
 from frost.fourier import fft2c, fft_from_corner, fftc, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
 from tests import laws
+from tests.paths import ROOT, SHARED
 
-FROST = Path(__file__).parents[1] / "frost"
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "fastmri_fft.npz"
+FROST = ROOT / "frost"
+REFERENCE = SHARED / "reference" / "fastmri_fft.npz"
 SHAPES = [(1, 1), (7, 10), (10, 7), (9, 5), (8, 8)]  # odd and even: swapped shifts show at odd sizes only
 
 

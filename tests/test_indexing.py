@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,9 @@ from frost.indexing import volumes_of
 from frost.sampling import draw_mask
 from frost.volumes import SPLITS, read_index, write_index
 from tests.indexes import check_every_volume, index_of, names, params_of
+from tests.paths import SHARED
 
-REAL = Path(__file__).parent.parent.parent / "shared" / "real"
+REAL = SHARED / "real"
 
 
 def test_masks_are_drawn_from_name_and_seed_alone(fastmri_source):

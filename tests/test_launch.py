@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -13,8 +12,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from frost.errors import InputError
 from frost.launch import run, spread_over_processes, summary
-
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
 
 
 def test_an_input_error_is_one_line_and_a_bug_a_traceback(monkeypatch):

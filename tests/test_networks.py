@@ -1,7 +1,5 @@
 """The image networks: their size, their invariances, and memory tricks that change no number."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from ruamel.yaml import YAML
@@ -11,6 +9,7 @@ from frost.checkpoint import build, load_network, network_digest, save_network
 from frost.errors import InputError
 from frost.image_networks import IMAGE_NETWORKS
 from frost.params import NamedParams
+from tests.paths import ROOT
 
 SMALL = {
     "rcan": {
@@ -33,7 +32,6 @@ VARIANTS = {
     "unet, direct": SMALL["unet"] | {"residual": False, "unshuffle": 1},
 }
 PRESETS = {"rcan_2022": 4_007_721, "rcan_30m": 30_654_081, "nafnet": 29_161_444}
-ROOT = Path(__file__).parents[1]
 
 every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 

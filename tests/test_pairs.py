@@ -2,7 +2,6 @@
 
 import pickle
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from frost.batches import ShapeBatches
 from frost.errors import InputError
 from frost.pairs import PairDataset
 from frost.shards import SHARD, write_split, write_volume
+from tests.paths import ROOT
 
 IMAGES = ("zero_filled", "grappa", "target")
 VOLUMES = {"brain1": (3, 8, 6), "brain2": (1, 8, 6), "knee1.R4": (4, 10, 8)}  # slices, y, x
@@ -180,7 +180,7 @@ def test_loader_workers_give_the_same_and_hold_no_file(caches):
 
 def test_scans_are_out_of_reach():
     """Nothing that reading the caches imports can open an h5 file."""
-    folder, seen, left = Path(__file__).parents[1], set(), {"frost.pairs", "frost.batches"}
+    folder, seen, left = ROOT, set(), {"frost.pairs", "frost.batches"}
     while left:
         name = left.pop()
         source = (folder / f"{name.replace('.', '/')}.py").read_text()

@@ -10,8 +10,7 @@ from ruamel.yaml import YAML
 from frost.errors import InputError
 from frost.params import NamedParams, Params, checked, load_params, stage_paths
 from stages.train_rcan import TrainRCANParams
-
-ROOT = Path(__file__).parents[1]
+from tests.paths import ROOT
 
 
 class Fit(Params):
@@ -94,7 +93,7 @@ MODELS = {
 @pytest.mark.parametrize("section", MODELS)
 def test_every_section_of_the_project_parses(section):
     module, name = MODELS[section].rsplit(".", 1)
-    load_params(section, getattr(importlib.import_module(module), name), Path(__file__).parents[1] / "params.yaml")
+    load_params(section, getattr(importlib.import_module(module), name), ROOT / "params.yaml")
 
 
 @pytest.mark.parametrize(

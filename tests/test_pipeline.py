@@ -22,8 +22,8 @@ from ruamel.yaml import YAML
 
 from frost.shards import split_faults
 from frost.state import read_state, write_state
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 STAGES = ("simulate", "index", "prepare", "train_varnet", "cache_varnet", "train_rcan", "evaluate")
 TINY = {

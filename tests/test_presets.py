@@ -1,7 +1,6 @@
 """The presets of params/: valid sections, networks that fit a GPU, counted on the meta device; how they are applied."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +15,8 @@ from frost.params import checked
 from frost.presets import apply_preset
 from frost.stage_one import TrainVarNetParams
 from stages.train_rcan import TrainRCANParams
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 GIB = 2**30
 SPARE = 0.8  # the share of a GPU that may be planned for; cuDNN's work space and the context take their own
 COILS, KSPACE, IMAGE = 16, (640, 320), (384, 384)  # nearly the largest of fastMRI's brains

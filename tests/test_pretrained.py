@@ -13,8 +13,9 @@ from frost.errors import InputError
 from frost.folds import UNKNOWN
 from frost.kspace_networks.varnet import VarNet, VarNetParams
 from frost.pretrained import load_pretrained, pretrained_digest, trained_on
+from tests.paths import SHARED
 
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+REFERENCE = SHARED / "reference"
 MEMORY = {"coils_at_once": 2, "checkpointing": False}
 PARAMS = VarNetParams(
     cascades=11, channels=3, pools=1, unshuffle=1, sens_channels=2, sens_pools=2, sens_size=None, **MEMORY

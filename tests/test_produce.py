@@ -5,7 +5,6 @@ import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -15,6 +14,7 @@ from frost.errors import InputError
 from frost.produce import Task, produce_all, stage_lock
 from frost.shards import open_split, write_volume
 from frost.store import Store, entry_key
+from tests.paths import ROOT
 from tests.processes import contents, leftovers, run, until
 
 
@@ -25,7 +25,7 @@ def store(tmp_path):
 
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)
 
 
 def test_a_second_run_of_a_stage_waits_and_names_the_first(store, tmp_path, capfd):

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,8 @@ from frost.provenance import provenance
 from frost.reconstruction import load_models
 from frost.report import draw_dag, spread, write_report
 from frost.tables import write_table
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

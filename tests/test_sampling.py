@@ -1,7 +1,5 @@
 """The masks against fastMRI's own, and the rules around them."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,8 +16,9 @@ from frost.sampling import (
     n_low_frequencies,
     seed_from_name,
 )
+from tests.paths import SHARED
 
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "fastmri_masks.npz"
+REFERENCE = SHARED / "reference" / "fastmri_masks.npz"
 KINDS = {
     "RandomMaskFunc": "random",
     "EquiSpacedMaskFunc": "equispaced",

@@ -1,6 +1,5 @@
 import json
 import math
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -29,8 +28,9 @@ from frost.scores import (
     summarise,
 )
 from frost.tables import parse_table, read_table, write_table
+from tests.paths import SHARED
 
-REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"
+REFERENCE = SHARED / "reference"
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import hashlib
 import time
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import h5py
 import nibabel
@@ -29,12 +28,13 @@ from frost.simulation import (
     simulate_volume,
     split_subjects,
 )
+from tests.paths import SHARED
 
 VALUES = {
     "subjects": 3, "heads": None, "val": 1, "test": 1, "rotation": 0, "slices": 2, "coils": 3, "size": 48,
     "fov": 256.0, "noise": 0.004, "seed": 1,
 }  # fmt: skip
-ANATOMY = Path(__file__).parents[2] / "shared" / "anatomy"
+ANATOMY = SHARED / "anatomy"
 
 
 def params(**changes):

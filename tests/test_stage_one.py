@@ -25,8 +25,8 @@ from frost.stage_one import TrainVarNetParams, facts
 from frost.store import entry_key
 from frost.volumes import write_index
 from stages import cache_varnet, train_varnet
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 TINY = {
     "cascades": 1, "channels": 2, "pools": 1, "unshuffle": 1, "sens_channels": 2, "sens_pools": 1, "sens_size": None,
     "coils_at_once": None, "checkpointing": False,

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from frost.errors import InputError
 from frost.store import MANIFEST, Store, entry_key
+from tests.paths import ROOT
 from tests.processes import contents, leftovers, run
 
 FACTS = {"volume": {"identity": "ab", "mask": {"seed": [1, 2]}}, "params": {"regularisation": 1e-4}}
@@ -375,4 +376,4 @@ def test_a_store_that_can_only_be_read_serves(closed):
 
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[1])
+    monkeypatch.chdir(ROOT)

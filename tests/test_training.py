@@ -28,6 +28,7 @@ from frost.losses import LossParams, ssim
 from frost.params import Params
 from frost.state import read_state
 from frost.training import FitParams, LoaderParams, fit, learning_rate
+from tests.paths import ROOT
 
 FIT = FitParams(
     seed=0, epochs=6, shuffle=True, batch_size=2, accumulate=1, optimizer="adam", learning_rate=1e-2, weight_decay=0.0,
@@ -175,7 +176,7 @@ def free_port():
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory):
     """What a process of its own left of all the trainings that are forked, killed and shared out."""
-    folder, root = tmp_path_factory.mktemp("apart"), Path(__file__).parents[1]
+    folder, root = tmp_path_factory.mktemp("apart"), ROOT
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, __file__, folder], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,6 @@
 """The VarNet against fastMRI's own: the names of its weights, its output, and what physics asks of it."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,9 @@ from frost.grappa import GrappaParams, grappa
 from frost.kspace_networks.grappa_varnet import GrappaVarNet, GrappaVarNetParams
 from frost.kspace_networks.varnet import VarNet, VarNetParams
 from frost.unet import InstanceNorm
+from tests.paths import SHARED
 
-REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+REFERENCE = SHARED / "reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the reference vectors are not there")
 PUBLIC = VarNetParams(
     cascades=12, channels=18, pools=4, unshuffle=1, sens_channels=8, sens_pools=4, sens_size=None, coils_at_once=None,

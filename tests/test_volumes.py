@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import pickle
 import shutil
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -20,8 +19,9 @@ from frost.fourier import ifft2c
 from frost.reader import Box, VolumeReader
 from frost.sampling import MaskRecord, draw_mask
 from frost.volumes import Volume, read_index, write_index
+from tests.paths import SHARED
 
-REAL = Path(__file__).parent.parent.parent / "shared" / "real"
+REAL = SHARED / "real"
 EQUISPACED = MaskRecord(kind="equispaced", acceleration=4, center_fraction=0.2, seed=1, padding=(0, 44))
 IN_FILE = MaskRecord(kind="file", acceleration=4, center_fraction=None, seed=None, padding=(0, 44))
 

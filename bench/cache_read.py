@@ -29,7 +29,7 @@ from frost.checkpoint import build
 from frost.image_networks import IMAGE_NETWORKS
 from frost.losses import LossParams, reconstruction_loss
 from frost.pairs import PairDataset
-from frost.params import NamedParams
+from frost.pipeline.params import NamedParams
 from frost.shards import open_volume, write_split, write_volume
 
 N_SLICES, SIZE = 26, 384

@@ -29,7 +29,7 @@ from torch import nn
 from frost.checkpoint import build
 from frost.image_networks import IMAGE_NETWORKS
 from frost.losses import LossParams, reconstruction_loss
-from frost.params import NamedParams
+from frost.pipeline.params import NamedParams
 
 TARGET = 384
 GIB = 2**30

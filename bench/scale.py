@@ -27,7 +27,7 @@ from frost.checkpoint import build, save_network
 from frost.classical import PrepareParams
 from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
-from frost.params import NamedParams
+from frost.pipeline.params import NamedParams
 from frost.produce import Compute, Task, produce_all
 from frost.sampling import MaskRecord
 from frost.shards import open_split, write_volume

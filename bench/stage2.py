@@ -41,7 +41,7 @@ from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.losses import reconstruction_loss
 from frost.pairs import PairDataset
-from frost.params import NamedParams, checked
+from frost.pipeline.params import NamedParams, checked
 from frost.reader import VolumeReader
 from frost.shards import write_split
 from frost.volumes import read_index, write_index

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from frost.params import Params
+from frost.pipeline.params import Params
 
 
 class AugmentParams(Params):

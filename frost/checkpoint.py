@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from frost.errors import InputError
-from frost.params import NamedParams, checked
+from frost.pipeline.params import NamedParams, checked
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 

@@ -14,7 +14,7 @@ from frost.coils import rss
 from frost.errors import InputError
 from frost.fourier import ifft2c
 from frost.grappa import GrappaParams, centre_products, grappa
-from frost.params import Params
+from frost.pipeline.params import Params
 from frost.reader import VolumeReader
 from frost.shards import write_volume
 from frost.volumes import Volume

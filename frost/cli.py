@@ -156,7 +156,7 @@ def store_ls() -> None:
     """List the entries: stage, key, size and last use."""
     from datetime import UTC, datetime
 
-    from frost.places import store_root
+    from frost.pipeline.places import store_root
     from frost.store import Store
 
     table = Table("stage", "key", "MB", "last used")
@@ -169,7 +169,7 @@ def store_ls() -> None:
 @store_app.command("du")
 def store_du() -> None:
     """How much each stage keeps."""
-    from frost.places import store_root
+    from frost.pipeline.places import store_root
     from frost.store import Store
 
     table = Table("stage", "MB")
@@ -183,7 +183,7 @@ def store_gc(
     older_than: Annotated[str, typer.Option(help="days since the last use, as in 30d")],
 ) -> None:
     """Remove entries that were not used for long, and none that is being worked on."""
-    from frost.places import store_root
+    from frost.pipeline.places import store_root
     from frost.store import Store
 
     if not older_than.endswith("d") or not older_than[:-1].isdigit():
@@ -202,7 +202,7 @@ def verify(
     Example: frost verify --recompute 20
     """
     from frost import verify as check
-    from frost.places import store_root
+    from frost.pipeline.places import store_root
     from frost.store import Store
 
     store = Store(store_root())
@@ -286,7 +286,7 @@ def preset(
 
     Example: frost preset params/gpu_8gb.yaml
     """
-    from frost.presets import apply_preset
+    from frost.pipeline.presets import apply_preset
 
     for line in apply_preset(file, params) or ["nothing to change"]:
         Console().print(line, markup=False, highlight=False)

@@ -26,7 +26,7 @@ from frost.figures import (
     training_curves,
 )
 from frost.pairs import PairDataset, input_channels
-from frost.params import Params
+from frost.pipeline.params import Params
 from frost.scores import (
     PRESETS,
     SLICE_SCORES,

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from frost.errors import InputError
-from frost.params import Params
+from frost.pipeline.params import Params
 
 MISFIT = 3.0  # 1 to 10 score alike at 8-fold and random sampling; where lines fit well it changes nothing
 FAINTEST = 0.1  # the share of k-space, its faintest, whose power is taken for noise

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from frost.params import Params
+from frost.pipeline.params import Params
 
 WINDOW = 7  # pixels; the uniform window of fastMRI's and the challenges' SSIM
 K1, K2 = 0.01, 0.03

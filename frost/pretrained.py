@@ -20,7 +20,7 @@ from frost.errors import InputError
 from frost.folds import UNKNOWN
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.kspace_networks.varnet import VarNet, VarNetParams
-from frost.params import NamedParams
+from frost.pipeline.params import NamedParams
 
 # What trainers put beside the weights: arguments, paths, scores, callbacks. None of it is needed.
 HARMLESS = re.compile(

@@ -24,7 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from frost.errors import InputError
-from frost.launch import end_if_orphaned
+from frost.pipeline.launch import end_if_orphaned
 from frost.shards import INDEX, write_split
 from frost.store import Store, entry_key
 

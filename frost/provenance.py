@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from frost.checkpoint import CONFIG, network_digest
-from frost.params import Params
+from frost.pipeline.params import Params
 from frost.shards import INDEX, canonical, open_split
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "h5py", "accelerate", "google-crc32c")  # that decide numbers

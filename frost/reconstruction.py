@@ -30,7 +30,7 @@ from frost.image_networks import IMAGE_NETWORKS
 from frost.indexing import MaskParams, volumes_of
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pairs import input_channels
-from frost.params import checked
+from frost.pipeline.params import checked
 from frost.reader import VolumeReader
 from frost.scores import fastmri_scores, require_finite
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 from pydantic import Field, model_validator
 
 from frost.errors import InputError
-from frost.params import Params
+from frost.pipeline.params import Params
 
 MaskKind = Literal["random", "equispaced", "equispaced_fraction", "magic", "magic_fraction", "file"]
 Columns = np.ndarray[tuple[int], np.dtype[np.bool_]]

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from frost.coils import rss
 from frost.errors import InputError
 from frost.fourier import fft2c, ifft2c
-from frost.params import Params
+from frost.pipeline.params import Params
 from frost.reader import VolumeReader
 from frost.volumes import Volume
 

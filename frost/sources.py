@@ -12,9 +12,9 @@ ROOT = "frost"  # the package whose modules are followed
 #: modules that start processes, check params, or move and describe files; no number comes from them
 PLUMBING = {
     "frost.errors",
-    "frost.launch",
-    "frost.params",
-    "frost.places",
+    "frost.pipeline.launch",
+    "frost.pipeline.params",
+    "frost.pipeline.places",
     "frost.produce",
     "frost.sources",
     "frost.store",

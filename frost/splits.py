@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from frost.errors import InputError
 from frost.headers import Scan
-from frost.params import Params
+from frost.pipeline.params import Params
 from frost.volumes import SPLITS, Split
 
 

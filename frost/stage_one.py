@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from frost.checkpoint import build, chosen
 from frost.kspace_networks import KSPACE_NETWORKS
-from frost.params import NamedParams, Params
+from frost.pipeline.params import NamedParams, Params
 from frost.pretrained import Pretrained, load_pretrained, pretrained_digest, trained_on
 from frost.scans import ScanParams
 from frost.sources import source_digest

@@ -26,9 +26,9 @@ from tqdm import tqdm
 from frost.batches import ShapeBatches
 from frost.coils import center_crop
 from frost.errors import InputError
-from frost.launch import end_if_orphaned
 from frost.losses import LossParams, reconstruction_loss, ssim
-from frost.params import Params
+from frost.pipeline.launch import end_if_orphaned
+from frost.pipeline.params import Params
 from frost.state import read_state, write_state
 
 CPU = not torch.accelerator.is_available()  # told to Accelerate, or it lets processes without a GPU train each alone

@@ -24,7 +24,7 @@ from frost.errors import InputError
 from frost.folds import frozen_networks
 from frost.frozen import network_images
 from frost.kspace_networks import KSPACE_NETWORKS
-from frost.places import dvc_cache
+from frost.pipeline.places import dvc_cache
 from frost.reader import VolumeReader
 from frost.shards import open_split, split_faults
 from frost.store import Store, link_file

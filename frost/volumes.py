@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from frost.errors import InputError
-from frost.params import Params
+from frost.pipeline.params import Params
 from frost.sampling import MaskRecord
 
 Split = Literal["train", "val", "test"]

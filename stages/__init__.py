@@ -5,7 +5,7 @@ import sys
 # `python -m stages.x` imports this file first, when sys.argv[0] is still "-m" and x has not imported torch yet.
 if sys.argv[0] == "-m" and (module := sys.orig_argv[-len(sys.argv)]).startswith("stages."):
     try:
-        from frost.launch import spread_over_processes
+        from frost.pipeline.launch import spread_over_processes
     except ModuleNotFoundError as error:
         sys.exit(f"{sys.executable}: {error}; Frost is installed in .venv: `source .venv/bin/activate` first")
 

@@ -13,9 +13,9 @@ from frost.foreign import file_digest, find_images, write_foreign_images
 from frost.frozen import own_device, write_network_images
 from frost.identity import require_unchanged
 from frost.kspace_networks import KSPACE_NETWORKS
-from frost.launch import run, summary
-from frost.params import Params, load_params, stage_paths
-from frost.places import store_root
+from frost.pipeline.launch import run, summary
+from frost.pipeline.params import Params, load_params, stage_paths
+from frost.pipeline.places import store_root
 from frost.produce import Compute, Task, produce_all, stage_lock
 from frost.sources import source_digest
 from frost.store import Store

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from frost.errors import InputError
 from frost.indexing import IndexParams, build_index
-from frost.launch import end_if_orphaned, run, summary
-from frost.params import load_params, stage_paths
-from frost.places import store_root
+from frost.pipeline.launch import end_if_orphaned, run, summary
+from frost.pipeline.params import load_params, stage_paths
+from frost.pipeline.places import store_root
 from frost.produce import stage_lock
 from frost.store import Store
 from frost.volumes import write_index

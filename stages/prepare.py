@@ -5,9 +5,9 @@ from pathlib import Path
 
 from frost.classical import PrepareParams, write_images
 from frost.identity import require_unchanged
-from frost.launch import run, summary
-from frost.params import load_params, stage_paths
-from frost.places import store_root
+from frost.pipeline.launch import run, summary
+from frost.pipeline.params import load_params, stage_paths
+from frost.pipeline.places import store_root
 from frost.produce import Compute, Task, produce_all, stage_lock
 from frost.sources import source_digest
 from frost.store import Store

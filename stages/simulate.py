@@ -5,9 +5,9 @@ import sys
 
 from tqdm import tqdm
 
-from frost.launch import end_if_orphaned, run, summary
-from frost.params import load_params, stage_paths
-from frost.places import store_root
+from frost.pipeline.launch import end_if_orphaned, run, summary
+from frost.pipeline.params import load_params, stage_paths
+from frost.pipeline.places import store_root
 from frost.produce import stage_lock
 from frost.simulation import SimulateParams, simulate
 from frost.store import Store

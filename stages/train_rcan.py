@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from frost.augment import AugmentParams, augment
 from frost.checkpoint import build, chosen, save_network
 from frost.image_networks import IMAGE_NETWORKS
-from frost.launch import run, summary
 from frost.pairs import PairDataset
-from frost.params import NamedParams, Params, load_params, stage_paths
-from frost.places import store_root
+from frost.pipeline.launch import run, summary
+from frost.pipeline.params import NamedParams, Params, load_params, stage_paths
+from frost.pipeline.places import store_root
 from frost.produce import stage_lock
 from frost.sources import source_digest
 from frost.store import Store

@@ -11,9 +11,9 @@ from accelerate.utils import set_seed
 from frost.checkpoint import load_config, save_network
 from frost.folds import FOLDS, fold_of, seen
 from frost.identity import require_unchanged
-from frost.launch import run, summary
-from frost.params import load_params, stage_paths
-from frost.places import store_root
+from frost.pipeline.launch import run, summary
+from frost.pipeline.params import load_params, stage_paths
+from frost.pipeline.places import store_root
 from frost.produce import stage_lock
 from frost.scans import ScanDataset
 from frost.stage_one import TrainVarNetParams, beginning, facts

@@ -35,7 +35,7 @@ from frost.image_networks.rcan import RCAN
 from frost.image_networks.scaling import improved
 from frost.losses import ssim
 from frost.pairs import PairDataset
-from frost.params import checked
+from frost.pipeline.params import checked
 from frost.training import fit, predict
 from stages.train_rcan import TrainRCANParams
 

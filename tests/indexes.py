@@ -1,7 +1,7 @@
 """Indexes of trees of made-up scans, and the params that they are made by."""
 
 from frost.indexing import IndexParams, build_index
-from frost.params import checked
+from frost.pipeline.params import checked
 from frost.reader import VolumeReader
 from frost.volumes import SPLITS
 

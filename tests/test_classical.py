@@ -10,7 +10,7 @@ from frost.coils import rss
 from frost.errors import InputError
 from frost.fourier import ifft2c
 from frost.grappa import grappa
-from frost.params import checked
+from frost.pipeline.params import checked
 from frost.reader import VolumeReader
 from frost.sampling import MaskRecord
 from frost.volumes import Volume

@@ -9,7 +9,7 @@ from frost.coils import rss
 from frost.errors import InputError
 from frost.fourier import fft2c, ifft2c
 from frost.grappa import GrappaParams, grappa, source_lines
-from frost.params import checked
+from frost.pipeline.params import checked
 from frost.sampling import MaskRecord, acs_columns, detect_acs, draw_mask
 
 PARAMS = GrappaParams(kernel_lines=2, kernel_points=5, regularisation=0.03, calibration="slice")

@@ -8,7 +8,7 @@ from torch import nn
 from frost.checkpoint import build, load_network, network_digest, save_network
 from frost.errors import InputError
 from frost.image_networks import IMAGE_NETWORKS
-from frost.params import NamedParams
+from frost.pipeline.params import NamedParams
 from tests.paths import ROOT
 
 SMALL = {

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frost.errors import InputError
-from frost.params import checked
+from frost.pipeline.params import checked
 from frost.sampling import (
     MaskRecord,
     acs_columns,

@@ -15,7 +15,7 @@ from frost.coils import rss
 from frost.errors import InputError
 from frost.fourier import fft2c, ifft2c
 from frost.heads import head_mask, list_heads, load_head, zero_padded_axes
-from frost.params import checked
+from frost.pipeline.params import checked
 from frost.simulation import (
     PEAK,
     SPLITS,

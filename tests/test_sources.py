@@ -82,9 +82,9 @@ def test_relative_imports_count(tmp_path, monkeypatch):
 def test_modules_that_decide_no_number_are_left_out(module):
     module.write_text("x = 1\n")
     plain = source_digest("some_physics")
-    plumbing = ("frost.store", "frost.produce", "frost.places", "frost.launch", "frost.errors")
+    plumbing = ("frost.store", "frost.produce", "frost.pipeline.places", "frost.pipeline.launch", "frost.errors")
     assert source_digest("some_physics", *plumbing) == source_digest("some_physics", "frost.shards") != plain
-    assert source_digest("some_physics", "frost.errors", "frost.launch") == plain
+    assert source_digest("some_physics", "frost.errors", "frost.pipeline.launch") == plain
 
 
 def test_alone_a_module_counts_itself_and_not_what_it_imports(module):

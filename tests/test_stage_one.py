@@ -17,7 +17,7 @@ from frost.foreign import find_images, foreign_images, write_foreign_images
 from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.kspace_networks.varnet import VarNet, VarNetParams
-from frost.params import checked
+from frost.pipeline.params import checked
 from frost.produce import produce_all
 from frost.reader import VolumeReader
 from frost.shards import open_split

@@ -7,7 +7,7 @@ import torch
 
 from frost.classical import PrepareParams, classical_images
 from frost.frozen import network_images
-from frost.params import checked
+from frost.pipeline.params import checked
 from frost.reader import VolumeReader
 from frost.sampling import MaskRecord
 from frost.volumes import Volume

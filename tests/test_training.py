@@ -25,7 +25,7 @@ from torch import nn
 from frost.augment import AugmentParams, augment
 from frost.errors import InputError
 from frost.losses import LossParams, ssim
-from frost.params import Params
+from frost.pipeline.params import Params
 from frost.state import read_state
 from frost.training import FitParams, LoaderParams, fit, learning_rate
 from tests.paths import ROOT

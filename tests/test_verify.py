@@ -7,7 +7,7 @@ from ruamel.yaml import YAML
 from frost.checkpoint import build, save_network
 from frost.errors import InputError
 from frost.image_networks import IMAGE_NETWORKS
-from frost.params import NamedParams
+from frost.pipeline.params import NamedParams
 from frost.store import Store
 from frost.verify import agree, find_faults, repair
 from tests.test_networks import SMALL

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from frost.image_networks.scaling import improved, zero
-from frost.params import Params
+from frost.pipeline.params import Params
 
 
 class RCANParams(Params):

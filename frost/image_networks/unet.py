@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from frost.image_networks.scaling import improved, zero
-from frost.params import Params
+from frost.pipeline.params import Params
 from frost.unet import Unet
 
 

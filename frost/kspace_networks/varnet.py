@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from frost.coils import center_crop, combine, expand, rss
 from frost.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
-from frost.params import Params
+from frost.pipeline.params import Params
 from frost.unet import NormUnet
 
 READOUT = -2  # y, which is never undersampled

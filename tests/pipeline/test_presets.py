@@ -11,8 +11,8 @@ from frost.errors import InputError
 from frost.image_networks import IMAGE_NETWORKS
 from frost.indexing import IndexParams
 from frost.kspace_networks import KSPACE_NETWORKS
-from frost.params import checked
-from frost.presets import apply_preset
+from frost.pipeline.params import checked
+from frost.pipeline.presets import apply_preset
 from frost.stage_one import TrainVarNetParams
 from stages.train_rcan import TrainRCANParams
 from tests.paths import ROOT

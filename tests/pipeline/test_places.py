@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from frost.errors import InputError
-from frost.places import store_root
+from frost.pipeline.places import store_root
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from frost.errors import InputError
-from frost.launch import run, spread_over_processes, summary
+from frost.pipeline.launch import run, spread_over_processes, summary
 from tests.paths import ROOT
 
 
@@ -43,7 +43,7 @@ def test_a_summary_is_one_line_of_the_first_process(capsys, monkeypatch):
 
 WORK = """
 import time
-from frost.launch import end_if_orphaned
+from frost.pipeline.launch import end_if_orphaned
 print("at work", flush=True)
 while True:
     end_if_orphaned()

@@ -8,7 +8,7 @@ from pydantic import Field
 from ruamel.yaml import YAML
 
 from frost.errors import InputError
-from frost.params import NamedParams, Params, checked, load_params, stage_paths
+from frost.pipeline.params import NamedParams, Params, checked, load_params, stage_paths
 from stages.train_rcan import TrainRCANParams
 from tests.paths import ROOT
 

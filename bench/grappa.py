@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from frost.coils import rss
-from frost.fourier import fft2c, ifft2c
-from frost.grappa import GrappaParams, grappa
-from frost.sampling import MaskRecord, acs_columns, draw_mask
+from frost.mri.coils import rss
+from frost.mri.fourier import fft2c, ifft2c
+from frost.mri.grappa import GrappaParams, grappa
+from frost.mri.sampling import MaskRecord, acs_columns, draw_mask
 
 Choice = dict[str, Any]
 PEERS = Path(".venv-peers/bin/python")

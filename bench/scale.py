@@ -27,9 +27,9 @@ from frost.checkpoint import build, save_network
 from frost.classical import PrepareParams
 from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
+from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import NamedParams
 from frost.produce import Compute, Task, produce_all
-from frost.sampling import MaskRecord
 from frost.shards import open_split, write_volume
 from frost.store import Store, entry_key
 from frost.volumes import Volume, read_index, write_index

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from frost.kspace_networks.varnet import VarNet, VarNetParams
-from frost.sampling import MaskRecord, acs_columns, centre_lines, draw_mask
+from frost.mri.sampling import MaskRecord, acs_columns, centre_lines, draw_mask
 
 PEERS = Path(".venv-peers/bin/python")
 AIM = 1.2

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from frost.coils import rss
 from frost.errors import InputError
-from frost.fourier import ifft2c
-from frost.grappa import GrappaParams, centre_products, grappa
+from frost.mri.coils import rss
+from frost.mri.fourier import ifft2c
+from frost.mri.grappa import GrappaParams, centre_products, grappa
 from frost.pipeline.params import Params
 from frost.reader import VolumeReader
 from frost.shards import write_volume

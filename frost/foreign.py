@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from frost.coils import rss
 from frost.errors import InputError
-from frost.fourier import ifft2c
+from frost.mri.coils import rss
+from frost.mri.fourier import ifft2c
 from frost.reader import VolumeReader
 from frost.shards import write_volume
 from frost.volumes import Volume, dataset, named_faults, open_h5, read_slice

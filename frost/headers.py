@@ -10,7 +10,7 @@ import h5py
 
 from frost.errors import InputError
 from frost.layouts import Found, Layout
-from frost.sampling import MaskRecord
+from frost.mri.sampling import MaskRecord
 from frost.volumes import (
     Volume,
     attribute,

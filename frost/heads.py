@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from frost.errors import InputError
-from frost.fourier import fft2c
+from frost.mri.fourier import fft2c
 from frost.planes import N_THIN, Array, Planes, plane_points, spread, thin_heights
 
 DEPTHS = (28.0, 96.0)  # of the slices, mm below the crown

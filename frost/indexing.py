@@ -16,8 +16,8 @@ from frost.errors import InputError
 from frost.headers import Scan, read_scan
 from frost.identity import Memo, Method
 from frost.layouts import Found, Layout, find_new_volumes, find_volumes
+from frost.mri.sampling import MaskRecord, draw_mask, seed_from_name
 from frost.pipeline.params import Params
-from frost.sampling import MaskRecord, draw_mask, seed_from_name
 from frost.splits import SplitParams, cut_splits
 from frost.volumes import SPLITS, Split, Volume
 

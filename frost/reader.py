@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Complex, Float, Shaped
 from torch import Tensor
 
-from frost.coils import center_crop, rss
 from frost.errors import InputError
-from frost.fourier import ifft2c
-from frost.sampling import (
+from frost.mri.coils import center_crop, rss
+from frost.mri.fourier import ifft2c
+from frost.mri.sampling import (
     acs_columns,
     centre_lines,
     detect_acs,

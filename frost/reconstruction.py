@@ -20,7 +20,6 @@ from tqdm import tqdm
 
 from frost.checkpoint import load_config, load_network, network_digest
 from frost.classical import PrepareParams, classical_images
-from frost.consistency import consistent_image, varnet_coil_images
 from frost.ensemble import Ensemble, self_ensemble
 from frost.errors import InputError
 from frost.export import challenge_path, reconstruction_made_by, write_reconstruction
@@ -29,6 +28,7 @@ from frost.identity import volume_identity
 from frost.image_networks import IMAGE_NETWORKS
 from frost.indexing import MaskParams, volumes_of
 from frost.kspace_networks import KSPACE_NETWORKS
+from frost.mri.consistency import consistent_image, varnet_coil_images
 from frost.pairs import input_channels
 from frost.pipeline.params import checked
 from frost.reader import VolumeReader
@@ -82,7 +82,7 @@ def reconstruct_volume(
 ) -> dict[str, Float[np.ndarray, "slice y x"]]:
     """Every image of a volume: zero_filled, grappa, varnet, rcan, and target where the file has or allows one.
 
-    `consistent`: the measured lines are put back into RCAN's image, see `frost.consistency`.
+    `consistent`: the measured lines are put back into RCAN's image, see `frost.mri.consistency`.
     """
     channels = ["zero_filled", "grappa", *(["target"] if reader.volume.target != "none" else [])]
     classical = np.stack(list(classical_images(reader, models.prepare)), axis=1)

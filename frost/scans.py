@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from frost.coils import rss
 from frost.errors import InputError
-from frost.fourier import fft2c, ifft2c
+from frost.mri.coils import rss
+from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import Params
 from frost.reader import VolumeReader
 from frost.volumes import Volume

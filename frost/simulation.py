@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import Tensor
 
-from frost.coils import expand, rss
 from frost.errors import InputError
-from frost.fourier import fft2c, ifft2c
 from frost.heads import HeadFile, head_planes, list_heads, load_head, zero_padded_axes
+from frost.mri.coils import expand, rss
+from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import Params
 from frost.planes import THICKNESS, Planes, plane_points, smooth_field
 from frost.template import CONTRASTS, load_template, template_planes

@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from frost.batches import ShapeBatches
-from frost.coils import center_crop
 from frost.errors import InputError
 from frost.losses import LossParams, reconstruction_loss, ssim
+from frost.mri.coils import center_crop
 from frost.pipeline.launch import end_if_orphaned
 from frost.pipeline.params import Params
 from frost.state import read_state, write_state

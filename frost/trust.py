@@ -15,9 +15,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
-from frost.coils import rss
-from frost.consistency import project, residual, scale_coil_images, varnet_coil_images
 from frost.disagreement import disagreement_map, rank_correlation, smooth
+from frost.mri.coils import rss
+from frost.mri.consistency import project, residual, scale_coil_images, varnet_coil_images
 from frost.reader import VolumeReader
 from frost.reconstruction import Models, reconstruct_volume
 from frost.scores import BORDER, foreground_mask, ssim_maps

@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from frost.errors import InputError
+from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import Params
-from frost.sampling import MaskRecord
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

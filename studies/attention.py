@@ -17,9 +17,9 @@ from torch import Tensor
 
 from frost.checkpoint import load_config, load_network
 from frost.errors import InputError
-from frost.fourier import fft2c
 from frost.image_networks import IMAGE_NETWORKS
 from frost.image_networks.rcan import ChannelAttention
+from frost.mri.fourier import fft2c
 from frost.pairs import PairDataset
 
 

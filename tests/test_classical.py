@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from frost.classical import PrepareParams, classical_images
-from frost.coils import rss
 from frost.errors import InputError
-from frost.fourier import ifft2c
-from frost.grappa import grappa
+from frost.mri.coils import rss
+from frost.mri.fourier import ifft2c
+from frost.mri.grappa import grappa
+from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import checked
 from frost.reader import VolumeReader
-from frost.sampling import MaskRecord
 from frost.volumes import Volume
 
 GRAPPA = {"source": "computed", "kernel_lines": 2, "kernel_points": 5, "regularisation": 1e-2, "calibration": "slice"}

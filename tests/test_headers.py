@@ -9,10 +9,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from frost.coils import rss
 from frost.errors import InputError
-from frost.fourier import ifft2c
 from frost.indexing import volumes_of
+from frost.mri.coils import rss
+from frost.mri.fourier import ifft2c
 from frost.reader import VolumeReader
 from frost.splits import patient_share
 from frost.volumes import SPLITS

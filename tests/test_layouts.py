@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from frost.coils import rss
 from frost.errors import InputError
-from frost.fourier import ifft2c
 from frost.indexing import volumes_of
+from frost.mri.coils import rss
+from frost.mri.fourier import ifft2c
 from frost.reader import VolumeReader
 from frost.volumes import SPLITS
 from tests.indexes import check_every_volume, index_of, names, params_of

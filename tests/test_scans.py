@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from frost.coils import rss
 from frost.errors import InputError
-from frost.fourier import fft2c, ifft2c
 from frost.indexing import IndexParams, build_index
+from frost.mri.coils import rss
+from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import checked
 from frost.reader import VolumeReader
 from frost.scans import ScanDataset, ScanParams, move_coil_images

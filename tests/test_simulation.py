@@ -11,10 +11,10 @@ import pytest
 import torch
 from scipy import ndimage
 
-from frost.coils import rss
 from frost.errors import InputError
-from frost.fourier import fft2c, ifft2c
 from frost.heads import head_mask, list_heads, load_head, zero_padded_axes
+from frost.mri.coils import rss
+from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import checked
 from frost.simulation import (
     PEAK,

@@ -47,24 +47,24 @@ def module(tmp_path, monkeypatch):
     ],
 )
 def test_it_is_of_what_the_code_does(module, old, new, same):
-    before = source_digest("some_physics", "frost.coils")
+    before = source_digest("some_physics", "frost.mri.coils")
     module.write_text(SOURCE.replace(old, new))
-    assert old in SOURCE and (source_digest("some_physics", "frost.coils") == before) == same
-    assert source_digest("frost.coils", "some_physics") == source_digest("some_physics", "frost.coils")
+    assert old in SOURCE and (source_digest("some_physics", "frost.mri.coils") == before) == same
+    assert source_digest("frost.mri.coils", "some_physics") == source_digest("some_physics", "frost.mri.coils")
 
 
 def test_it_is_of_all_that_the_module_imports_at_any_depth(module):
-    module.write_text("def image(kspace):\n    from frost.coils import rss\n    return rss(kspace)\n")
-    assert {"some_physics", "frost.coils"} <= imported("some_physics")
-    assert "frost.fourier" in imported("frost.classical")
+    module.write_text("def image(kspace):\n    from frost.mri.coils import rss\n    return rss(kspace)\n")
+    assert {"some_physics", "frost.mri.coils"} <= imported("some_physics")
+    assert "frost.mri.fourier" in imported("frost.classical")
 
 
 @pytest.mark.parametrize(
-    "words", ["from frost import coils", "import frost.coils as rss", "from frost.coils import rss"]
+    "words", ["from frost.mri import coils", "import frost.mri.coils as rss", "from frost.mri.coils import rss"]
 )
 def test_however_it_is_imported(module, words):
     module.write_text(words + "\n")
-    assert "frost.coils" in imported("some_physics")
+    assert "frost.mri.coils" in imported("some_physics")
 
 
 def test_relative_imports_count(tmp_path, monkeypatch):
@@ -88,11 +88,11 @@ def test_modules_that_decide_no_number_are_left_out(module):
 
 
 def test_alone_a_module_counts_itself_and_not_what_it_imports(module):
-    module.write_text("from frost.coils import rss\n")
-    before = source_digest("frost.fourier", alone=["some_physics"])
-    assert before != source_digest("frost.fourier", "some_physics") and before != source_digest("frost.fourier")
-    module.write_text("from frost.coils import rss as root\n")
-    assert before != source_digest("frost.fourier", alone=["some_physics"])
+    module.write_text("from frost.mri.coils import rss\n")
+    before = source_digest("frost.mri.fourier", alone=["some_physics"])
+    assert before != source_digest("frost.mri.fourier", "some_physics") and before != source_digest("frost.mri.fourier")
+    module.write_text("from frost.mri.coils import rss as root\n")
+    assert before != source_digest("frost.mri.fourier", alone=["some_physics"])
 
 
 def test_a_source_that_is_not_there_is_a_bug():

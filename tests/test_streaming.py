@@ -7,9 +7,9 @@ import torch
 
 from frost.classical import PrepareParams, classical_images
 from frost.frozen import network_images
+from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import checked
 from frost.reader import VolumeReader
-from frost.sampling import MaskRecord
 from frost.volumes import Volume
 
 N_SLICES = 7

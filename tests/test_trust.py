@@ -9,10 +9,10 @@ import torch
 from typer.testing import CliRunner
 
 from frost.cli import app
-from frost.coils import expand, rss
-from frost.consistency import project, residual, scale_coil_images
-from frost.fourier import fft2c, ifft2c
 from frost.indexing import volumes_of
+from frost.mri.coils import expand, rss
+from frost.mri.consistency import project, residual, scale_coil_images
+from frost.mri.fourier import fft2c, ifft2c
 from frost.reader import VolumeReader
 from frost.reconstruction import load_models, reconstruct_volume
 from frost.trust import noise_share, trust

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from frost.coils import rss
-from frost.fourier import fft2c, ifft2c
-from frost.grappa import GrappaParams, grappa
 from frost.kspace_networks.grappa_varnet import GrappaVarNet, GrappaVarNetParams
 from frost.kspace_networks.varnet import VarNet, VarNetParams
+from frost.mri.coils import rss
+from frost.mri.fourier import fft2c, ifft2c
+from frost.mri.grappa import GrappaParams, grappa
 from frost.unet import InstanceNorm
 from tests.paths import SHARED
 

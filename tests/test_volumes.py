@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from frost.coils import rss
 from frost.errors import InputError
-from frost.fourier import ifft2c
+from frost.mri.coils import rss
+from frost.mri.fourier import ifft2c
+from frost.mri.sampling import MaskRecord, draw_mask
 from frost.reader import Box, VolumeReader
-from frost.sampling import MaskRecord, draw_mask
 from frost.volumes import Volume, read_index, write_index
 from tests.paths import SHARED
 

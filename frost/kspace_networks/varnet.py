@@ -6,8 +6,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from frost.coils import center_crop, combine, expand, rss
-from frost.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
+from frost.mri.coils import center_crop, combine, expand, rss
+from frost.mri.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
 from frost.pipeline.params import Params
 from frost.unet import NormUnet
 

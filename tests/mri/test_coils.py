@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from frost.coils import center_crop, combine, expand, rss
+from frost.mri.coils import center_crop, combine, expand, rss
 from tests import laws
 
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor, nn
 
-from frost.coils import center_crop, rss
 from frost.errors import InputError
-from frost.fourier import fft2c, ifft2c
+from frost.mri.coils import center_crop, rss
+from frost.mri.fourier import fft2c, ifft2c
 
 
 def varnet_coil_images(

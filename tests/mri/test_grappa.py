@@ -5,12 +5,12 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from frost.coils import rss
 from frost.errors import InputError
-from frost.fourier import fft2c, ifft2c
-from frost.grappa import GrappaParams, grappa, source_lines
+from frost.mri.coils import rss
+from frost.mri.fourier import fft2c, ifft2c
+from frost.mri.grappa import GrappaParams, grappa, source_lines
+from frost.mri.sampling import MaskRecord, acs_columns, detect_acs, draw_mask
 from frost.pipeline.params import checked
-from frost.sampling import MaskRecord, acs_columns, detect_acs, draw_mask
 
 PARAMS = GrappaParams(kernel_lines=2, kernel_points=5, regularisation=0.03, calibration="slice")
 HEIGHT, WIDTH, N_COILS = 70, 81, 6

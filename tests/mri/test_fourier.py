@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from frost.fourier import fft2c, fft_from_corner, fftc, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
+from frost.mri.fourier import fft2c, fft_from_corner, fftc, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
 from tests import laws
 from tests.paths import ROOT, SHARED
 

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frost.errors import InputError
-from frost.pipeline.params import checked
-from frost.sampling import (
+from frost.mri.sampling import (
     MaskRecord,
     acs_columns,
     detect_acs,
@@ -16,6 +15,7 @@ from frost.sampling import (
     n_low_frequencies,
     seed_from_name,
 )
+from frost.pipeline.params import checked
 from tests.paths import SHARED
 
 REFERENCE = SHARED / "reference" / "fastmri_masks.npz"

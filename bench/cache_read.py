@@ -24,13 +24,13 @@ import zarr
 from ruamel.yaml import YAML
 from torch.utils.data import DataLoader, Dataset
 
-from frost.batches import ShapeBatches
 from frost.checkpoint import build
 from frost.image_networks import IMAGE_NETWORKS
-from frost.losses import LossParams, reconstruction_loss
 from frost.pairs import PairDataset
 from frost.pipeline.params import NamedParams
 from frost.shards import open_volume, write_split, write_volume
+from frost.training.batches import ShapeBatches
+from frost.training.losses import LossParams, reconstruction_loss
 
 N_SLICES, SIZE = 26, 384
 WORKERS = (0, 1, 2, 4)

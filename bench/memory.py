@@ -28,8 +28,8 @@ from torch import nn
 
 from frost.checkpoint import build
 from frost.image_networks import IMAGE_NETWORKS
-from frost.losses import LossParams, reconstruction_loss
 from frost.pipeline.params import NamedParams
+from frost.training.losses import LossParams, reconstruction_loss
 
 TARGET = 384
 GIB = 2**30

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bench.stage2 import Stage2, paired, seconds
-from frost.losses import LossParams, reconstruction_loss
+from frost.training.losses import LossParams, reconstruction_loss
 
 OPTIONS = ("plain", "channels_last", "fused Adam", "bf16", "compile")
 

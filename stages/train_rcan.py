@@ -7,7 +7,6 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from pydantic import Field, model_validator
 
-from frost.augment import AugmentParams, augment
 from frost.checkpoint import build, chosen, save_network
 from frost.image_networks import IMAGE_NETWORKS
 from frost.pairs import PairDataset
@@ -17,8 +16,9 @@ from frost.pipeline.places import store_root
 from frost.produce import stage_lock
 from frost.sources import source_digest
 from frost.store import Store
-from frost.trained import deliver, finished, write_curves
-from frost.training import FitParams, fit
+from frost.training.augment import AugmentParams, augment
+from frost.training.fit import FitParams, fit
+from frost.training.trained import deliver, finished, write_curves
 
 
 class TrainRCANParams(Params):
@@ -63,11 +63,11 @@ def main(argv: list[str] | None = None) -> None:
     indexes = [cache / split / "zarr.json" for cache in (paths.images, paths.varnet) for split in ("train", "val")]
     facts = {
         "sources": source_digest(
-            "frost.training",
-            "frost.augment",
+            "frost.training.fit",
+            "frost.training.augment",
             "frost.pairs",
             chosen(IMAGE_NETWORKS, params.network, where).__module__,
-            alone=["stages.train_rcan", "frost.checkpoint", "frost.trained"],
+            alone=["stages.train_rcan", "frost.checkpoint", "frost.training.trained"],
         ),
         "params": params.model_dump(mode="json", exclude={"fit": {"loader"}}),
         "caches": [hashlib.sha256(index.read_bytes()).hexdigest() for index in indexes],

@@ -15,11 +15,11 @@ from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
 from frost.produce import stage_lock
-from frost.scans import ScanDataset
-from frost.stage_one import TrainVarNetParams, beginning, facts
 from frost.store import Entry, Store
-from frost.trained import deliver, finished, write_curves
-from frost.training import History, fit
+from frost.training.fit import History, fit
+from frost.training.scan_dataset import ScanDataset
+from frost.training.stage_one import TrainVarNetParams, beginning, facts
+from frost.training.trained import deliver, finished, write_curves
 from frost.volumes import Volume, read_index
 
 

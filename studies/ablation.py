@@ -27,16 +27,16 @@ from ruamel.yaml import YAML
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from frost.augment import augment
-from frost.batches import ShapeBatches
 from frost.checkpoint import build
 from frost.image_networks import IMAGE_NETWORKS
 from frost.image_networks.rcan import RCAN
 from frost.image_networks.scaling import improved
-from frost.losses import ssim
 from frost.pairs import PairDataset
 from frost.pipeline.params import checked
-from frost.training import fit, predict
+from frost.training.augment import augment
+from frost.training.batches import ShapeBatches
+from frost.training.fit import fit, predict
+from frost.training.losses import ssim
 from stages.train_rcan import TrainRCANParams
 
 Changes = dict[str, Any]

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from frost.checkpoint import load_network
 from frost.folds import fold_of
 from frost.image_networks import IMAGE_NETWORKS
-from frost.losses import LossParams
 from frost.pairs import PairDataset
+from frost.training.losses import LossParams
 from frost.volumes import SPLITS, Volume, read_index, write_index
 from studies.ablation import mean_ssim, rows
 

@@ -36,10 +36,10 @@ from frost.checkpoint import build
 from frost.compare import compare_rows, read_run
 from frost.image_networks import IMAGE_NETWORKS
 from frost.kspace_networks import KSPACE_NETWORKS
-from frost.losses import LossParams, reconstruction_loss
 from frost.mri.sampling import MaskRecord, centre_lines, detect_acs, draw_mask
 from frost.pipeline.params import NamedParams
 from frost.tables import Row
+from frost.training.losses import LossParams, reconstruction_loss
 
 Changes = dict[str, Any]
 Scores = dict[str, Any]

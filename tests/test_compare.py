@@ -34,7 +34,7 @@ stages:
     outs: [{path: data/index/test.json, md5: d1}]
   train_rcan:
     cmd: python -m stages.train_rcan
-    deps: [{path: frost/training.py, md5: b1}, {path: data/index/test.json, md5: d1}]
+    deps: [{path: frost/training/fit.py, md5: b1}, {path: data/index/test.json, md5: d1}]
     params: {params.yaml: {train_rcan: {fit: {seed: 1, epochs: 4}}}}
     outs: [{path: models/rcan, md5: m1}]
 """

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from frost.state import read_state, write_state
+from frost.training.state import read_state, write_state
 from stages import train_rcan
 from tests.soak import CACHES, ROOT, SLICES, VOLUMES, Workspace
 

@@ -21,7 +21,7 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from frost.shards import split_faults
-from frost.state import read_state, write_state
+from frost.training.state import read_state, write_state
 from tests.paths import ROOT
 
 BIN = Path(sys.executable).parent

@@ -13,7 +13,7 @@ from frost.indexing import IndexParams
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pipeline.params import checked
 from frost.pipeline.presets import apply_preset
-from frost.stage_one import TrainVarNetParams
+from frost.training.stage_one import TrainVarNetParams
 from stages.train_rcan import TrainRCANParams
 from tests.paths import ROOT
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from frost.losses import LossParams, foreground, reconstruction_loss, ssim, ssim_map
 from frost.scores import foreground_mask, ssim_foreground, ssim_maps
+from frost.training.losses import LossParams, foreground, reconstruction_loss, ssim, ssim_map
 
 FRAME = LossParams(ssim=1.0, l1=0.0, region="frame", threshold=5e-5)
 INSIDE = FRAME.model_copy(update={"region": "foreground"})

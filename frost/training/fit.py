@@ -23,13 +23,13 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from frost.batches import ShapeBatches
 from frost.errors import InputError
-from frost.losses import LossParams, reconstruction_loss, ssim
 from frost.mri.coils import center_crop
 from frost.pipeline.launch import end_if_orphaned
 from frost.pipeline.params import Params
-from frost.state import read_state, write_state
+from frost.training.batches import ShapeBatches
+from frost.training.losses import LossParams, reconstruction_loss, ssim
+from frost.training.state import read_state, write_state
 
 CPU = not torch.accelerator.is_available()  # told to Accelerate, or it lets processes without a GPU train each alone
 

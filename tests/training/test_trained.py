@@ -3,16 +3,16 @@
 from types import SimpleNamespace
 
 from frost.store import Store
-from frost.trained import CURVES, deliver, finished, write_curves
+from frost.training.trained import CURVES, deliver, finished, write_curves
 
 
 def test_on_another_number_of_processes_it_is_another_network(tmp_path, monkeypatch):
     def key(processes):
         process = SimpleNamespace(num_processes=processes, is_main_process=True)
-        monkeypatch.setattr("frost.trained.PartialState", lambda cpu: process)
+        monkeypatch.setattr("frost.training.trained.PartialState", lambda cpu: process)
         return finished(Store(tmp_path), "train_rcan", {"seed": 0}, lambda *folders: None).key
 
-    monkeypatch.setattr("frost.trained._teller", lambda process: bool)
+    monkeypatch.setattr("frost.training.trained._teller", lambda process: bool)
     assert key(1) == key(1) != key(8)
 
 

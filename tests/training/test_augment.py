@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from frost.augment import AugmentParams, augment
+from frost.training.augment import AugmentParams, augment
 
 NEVER = AugmentParams(flip_x=0.0, flip_y=0.0, rotate=0.0, shift=0, cutmix=0.0)
 EACH = {

@@ -22,12 +22,12 @@ import pytest
 import torch
 from torch import nn
 
-from frost.augment import AugmentParams, augment
 from frost.errors import InputError
-from frost.losses import LossParams, ssim
 from frost.pipeline.params import Params
-from frost.state import read_state
-from frost.training import FitParams, LoaderParams, fit, learning_rate
+from frost.training.augment import AugmentParams, augment
+from frost.training.fit import FitParams, LoaderParams, fit, learning_rate
+from frost.training.losses import LossParams, ssim
+from frost.training.state import read_state
 from tests.paths import ROOT
 
 FIT = FitParams(

@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 from frost.checkpoint import build, chosen
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pipeline.params import NamedParams, Params
-from frost.pretrained import Pretrained, load_pretrained, pretrained_digest, trained_on
-from frost.scans import ScanParams
 from frost.sources import source_digest
-from frost.training import FitParams
+from frost.training.fit import FitParams
+from frost.training.pretrained import Pretrained, load_pretrained, pretrained_digest, trained_on
+from frost.training.scan_dataset import ScanParams
 from frost.volumes import Volume
 
 WHERE = "params.yaml: train_varnet.network"
@@ -62,16 +62,22 @@ def facts(params: TrainVarNetParams, train: list[Volume], val: list[Volume]) -> 
     """What the network depends on; of imported weights their bytes, not their place."""
     depends: dict[str, object] = {}
     if params.import_ is not None:
-        path, modules = Path(params.import_), ["frost.pretrained"]
+        path, modules = Path(params.import_), ["frost.training.pretrained"]
         depends |= {"import": pretrained_digest(path), "trained_on": trained_on(path), "memory": params.memory}
     else:
         modules = [chosen(KSPACE_NETWORKS, params.network, WHERE).__module__]
         depends["network"] = params.network.model_dump(mode="json")
     if params.trains:
-        modules += ["frost.training", "frost.scans"]
+        modules += ["frost.training.fit", "frost.training.scan_dataset"]
         depends |= params.model_dump(mode="json", include={"scans", "fit"}, exclude={"fit": {"loader"}})
         depends["volumes"] = {
             split: [volume.facts() for volume in some] for split, some in (("train", train), ("val", val))
         }
-    own = ["stages.train_varnet", "frost.stage_one", "frost.checkpoint", "frost.folds", "frost.trained"]
+    own = [
+        "stages.train_varnet",
+        "frost.training.stage_one",
+        "frost.checkpoint",
+        "frost.folds",
+        "frost.training.trained",
+    ]
     return depends | {"sources": source_digest(*modules, alone=own)}

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 
 from frost.store import Entry, Store, entry_key
-from frost.training import CPU, History
+from frost.training.fit import CPU, History
 
 PATIENCE = timedelta(days=30)  # of processes, with another run that trains the same network
 

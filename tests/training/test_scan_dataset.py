@@ -10,7 +10,7 @@ from frost.mri.coils import rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import checked
 from frost.reader import VolumeReader
-from frost.scans import ScanDataset, ScanParams, move_coil_images
+from frost.training.scan_dataset import ScanDataset, ScanParams, move_coil_images
 
 STILL = {"redraw_mask": False, "flip_x": 0.0, "flip_y": 0.0, "shift": 0, "rotate": 0.0}
 

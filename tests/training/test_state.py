@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from frost.state import read_state, write_state
+from frost.training.state import read_state, write_state
 
 STATE = {"weights": {"layer": torch.arange(6.0).reshape(2, 3)}, "history": [{"epoch": 1, "loss": 0.5}], "best": -1}
 

@@ -21,8 +21,8 @@ from frost.pipeline.params import checked
 from frost.produce import produce_all
 from frost.reader import VolumeReader
 from frost.shards import open_split
-from frost.stage_one import TrainVarNetParams, facts
 from frost.store import entry_key
+from frost.training.stage_one import TrainVarNetParams, facts
 from frost.volumes import write_index
 from stages import cache_varnet, train_varnet
 from tests.paths import ROOT

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frost.batches import ShapeBatches
+from frost.training.batches import ShapeBatches
 
 shape_lists = st.lists(st.sampled_from([(8, 6), (10, 8), (8, 8)]), min_size=1, max_size=40)
 

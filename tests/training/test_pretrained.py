@@ -12,7 +12,7 @@ from frost.checkpoint import network_digest, save_network
 from frost.errors import InputError
 from frost.folds import UNKNOWN
 from frost.kspace_networks.varnet import VarNet, VarNetParams
-from frost.pretrained import load_pretrained, pretrained_digest, trained_on
+from frost.training.pretrained import load_pretrained, pretrained_digest, trained_on
 from tests.paths import SHARED
 
 REFERENCE = SHARED / "reference"

@@ -25,14 +25,14 @@ from ruamel.yaml import YAML
 from frost import store as store_module
 from frost.checkpoint import build, save_network
 from frost.classical import PrepareParams
-from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import NamedParams
 from frost.produce import Compute, Task, produce_all
+from frost.scans.indexing import IndexParams, build_index
+from frost.scans.volumes import Volume, read_index, write_index
 from frost.shards import open_split, write_volume
 from frost.store import Store, entry_key
-from frost.volumes import Volume, read_index, write_index
 from stages import cache_varnet, prepare
 
 SLICES, COILS, SIZE = 6, 8, 192

@@ -36,15 +36,15 @@ from frost.checkpoint import build, load_network, save_network
 from frost.classical import PrepareParams, write_images
 from frost.frozen import network_images, write_network_images
 from frost.image_networks import IMAGE_NETWORKS
-from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pairs import PairDataset
 from frost.pipeline.params import NamedParams, checked
-from frost.reader import VolumeReader
+from frost.scans.indexing import IndexParams, build_index
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import read_index, write_index
 from frost.shards import write_split
 from frost.training.batches import ShapeBatches
 from frost.training.losses import reconstruction_loss
-from frost.volumes import read_index, write_index
 from stages.train_rcan import TrainRCANParams
 
 AIM = 1.03

@@ -15,9 +15,9 @@ from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
 from frost.mri.grappa import GrappaParams, centre_products, grappa
 from frost.pipeline.params import Params
-from frost.reader import VolumeReader
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import Volume
 from frost.shards import write_volume
-from frost.volumes import Volume
 
 
 class PrepareGrappaParams(GrappaParams):

@@ -311,9 +311,9 @@ def trust(
     """
     import json
 
-    from frost.indexing import volumes_of
-    from frost.reader import VolumeReader
     from frost.reconstruction import load_models, new_masks
+    from frost.scans.indexing import volumes_of
+    from frost.scans.reader import VolumeReader
     from frost.trust import means, trust_table
     from frost.trust import trust as ask
 

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from frost.disagreement import calibration, disagreement_map, rank_correlation, smooth
 from frost.ensemble import Ensemble, self_ensemble
 from frost.errors import InputError
-from frost.export import PUBLIC
 from frost.figures import (
     Example,
     choose_slices,
@@ -27,6 +26,7 @@ from frost.figures import (
 )
 from frost.pairs import PairDataset, input_channels
 from frost.pipeline.params import Params
+from frost.scans.challenge_files import PUBLIC
 from frost.scores import (
     PRESETS,
     SLICE_SCORES,

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from frost.checkpoint import CONFIG, load_config, network_digest
-from frost.volumes import Volume
+from frost.scans.volumes import Volume
 
 UNKNOWN = "volumes that its file does not name"  # what most public weights were trained on
 FOLDS = "folds"  # beside the final network's weights: folds/0, folds/1, ...

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from frost.reader import VolumeReader
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import Volume
 from frost.shards import write_volume
-from frost.volumes import Volume
 
 
 def write_network_images(

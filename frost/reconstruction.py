@@ -22,16 +22,16 @@ from frost.checkpoint import load_config, load_network, network_digest
 from frost.classical import PrepareParams, classical_images
 from frost.ensemble import Ensemble, self_ensemble
 from frost.errors import InputError
-from frost.export import challenge_path, reconstruction_made_by, write_reconstruction
 from frost.frozen import network_images
-from frost.identity import volume_identity
 from frost.image_networks import IMAGE_NETWORKS
-from frost.indexing import MaskParams, volumes_of
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.mri.consistency import consistent_image, varnet_coil_images
 from frost.pairs import input_channels
 from frost.pipeline.params import checked
-from frost.reader import VolumeReader
+from frost.scans.challenge_files import challenge_path, reconstruction_made_by, write_reconstruction
+from frost.scans.identity import volume_identity
+from frost.scans.indexing import MaskParams, volumes_of
+from frost.scans.reader import VolumeReader
 from frost.scores import fastmri_scores, require_finite
 
 MASK_OPTIONS = "--acceleration, --center-fraction"  # what a mask that cannot be drawn is put down to

@@ -17,7 +17,7 @@ from frost import snu2026
 from frost.checkpoint import CONFIG, WEIGHTS, load_config
 from frost.errors import InputError
 from frost.reconstruction import load_models
-from frost.volumes import read_index
+from frost.scans.volumes import read_index
 
 State = Literal["kept", "broken", "open"]
 Verdict = tuple[State, str]

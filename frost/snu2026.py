@@ -20,7 +20,7 @@ from frost.mri.grappa import grappa
 from frost.mri.sampling import centre_lines, detect_acs
 from frost.pairs import parse_channel
 from frost.reconstruction import Models, load_models
-from frost.volumes import dataset, named_faults, open_h5, read_mask, read_slice
+from frost.scans.volumes import dataset, named_faults, open_h5, read_mask, read_slice
 
 INPUT_KIND = "kspace"
 SIZE = (384, 384)  # of every image of the challenge

@@ -25,10 +25,10 @@ from frost.folds import frozen_networks
 from frost.frozen import network_images
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pipeline.places import dvc_cache
-from frost.reader import VolumeReader
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import SPLITS, read_index
 from frost.shards import open_split, split_faults
 from frost.store import Store, link_file
-from frost.volumes import SPLITS, read_index
 
 NETWORKS = {"train_varnet": Path("models/varnet"), "train_rcan": Path("models/rcan")}
 OUTS = {"prepare": Path("data/images.zarr"), "cache_varnet": Path("data/varnet.zarr")}

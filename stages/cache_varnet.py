@@ -11,15 +11,15 @@ from frost.checkpoint import load_network, network_module
 from frost.folds import Frozen, frozen_networks, saw, who_speaks
 from frost.foreign import file_digest, find_images, write_foreign_images
 from frost.frozen import own_device, write_network_images
-from frost.identity import require_unchanged
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import Params, load_params, stage_paths
 from frost.pipeline.places import store_root
 from frost.produce import Compute, Task, produce_all, stage_lock
+from frost.scans.identity import require_unchanged
+from frost.scans.volumes import SPLITS, Volume, read_index
 from frost.sources import source_digest
 from frost.store import Store
-from frost.volumes import SPLITS, Volume, read_index
 
 
 class CacheParams(Params):

@@ -6,13 +6,13 @@ It always runs, in milliseconds a file. Where its outputs come out the same, not
 from pathlib import Path
 
 from frost.errors import InputError
-from frost.indexing import IndexParams, build_index
 from frost.pipeline.launch import end_if_orphaned, run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
 from frost.produce import stage_lock
+from frost.scans.indexing import IndexParams, build_index
+from frost.scans.volumes import write_index
 from frost.store import Store
-from frost.volumes import write_index
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -4,14 +4,14 @@ from functools import partial
 from pathlib import Path
 
 from frost.classical import PrepareParams, write_images
-from frost.identity import require_unchanged
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
 from frost.produce import Compute, Task, produce_all, stage_lock
+from frost.scans.identity import require_unchanged
+from frost.scans.volumes import SPLITS, Volume, read_index
 from frost.sources import source_digest
 from frost.store import Store
-from frost.volumes import SPLITS, Volume, read_index
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -25,8 +25,8 @@ from frost.checkpoint import load_network
 from frost.folds import fold_of
 from frost.image_networks import IMAGE_NETWORKS
 from frost.pairs import PairDataset
+from frost.scans.volumes import SPLITS, Volume, read_index, write_index
 from frost.training.losses import LossParams
-from frost.volumes import SPLITS, Volume, read_index, write_index
 from studies.ablation import mean_ssim, rows
 
 KS = (1, 2, 5)

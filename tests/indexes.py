@@ -1,9 +1,9 @@
 """Indexes of trees of made-up scans, and the params that they are made by."""
 
-from frost.indexing import IndexParams, build_index
 from frost.pipeline.params import checked
-from frost.reader import VolumeReader
-from frost.volumes import SPLITS
+from frost.scans.indexing import IndexParams, build_index
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import SPLITS
 
 MASKS = {"kind": "equispaced", "accelerations": [4], "center_fractions": [0.16]}
 MASKS |= {"pick": "one", "masks_per_volume": 1, "seed": 0}

@@ -32,12 +32,12 @@ import torch
 from ruamel.yaml import YAML
 
 from frost.checkpoint import build, save_network
-from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pipeline import launch
 from frost.pipeline.params import NamedParams, load_params
+from frost.scans.indexing import IndexParams, build_index
+from frost.scans.volumes import write_index
 from frost.store import Store
-from frost.volumes import write_index
 from tests.conftest import write_fastmri_tree
 from tests.paths import ROOT
 

@@ -12,8 +12,8 @@ from frost.mri.fourier import ifft2c
 from frost.mri.grappa import grappa
 from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import checked
-from frost.reader import VolumeReader
-from frost.volumes import Volume
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import Volume
 
 GRAPPA = {"source": "computed", "kernel_lines": 2, "kernel_points": 5, "regularisation": 1e-2, "calibration": "slice"}
 

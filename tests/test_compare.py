@@ -29,7 +29,7 @@ schema: '2.0'
 stages:
   index:
     cmd: python -m stages.index
-    deps: [{path: frost/volumes.py, md5: a1}]
+    deps: [{path: frost/scans/volumes.py, md5: a1}]
     params: {params.yaml: {index: {seed: 7}}}
     outs: [{path: data/index/test.json, md5: d1}]
   train_rcan:

@@ -9,11 +9,11 @@ import torch
 
 from frost.checkpoint import load_network
 from frost.errors import InputError
-from frost.export import challenge_path
 from frost.image_networks import IMAGE_NETWORKS
-from frost.indexing import volumes_of
-from frost.reader import VolumeReader
 from frost.reconstruction import load_models, new_masks, reconstruct_folder, reconstruct_volume
+from frost.scans.challenge_files import challenge_path
+from frost.scans.indexing import volumes_of
+from frost.scans.reader import VolumeReader
 from frost.scores import fastmri_scores
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ from frost.classical import PrepareParams, classical_images
 from frost.frozen import network_images
 from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import checked
-from frost.reader import VolumeReader
-from frost.volumes import Volume
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import Volume
 
 N_SLICES = 7
 

@@ -9,12 +9,12 @@ import torch
 from typer.testing import CliRunner
 
 from frost.cli import app
-from frost.indexing import volumes_of
 from frost.mri.coils import expand, rss
 from frost.mri.consistency import project, residual, scale_coil_images
 from frost.mri.fourier import fft2c, ifft2c
-from frost.reader import VolumeReader
 from frost.reconstruction import load_models, reconstruct_volume
+from frost.scans.indexing import volumes_of
+from frost.scans.reader import VolumeReader
 from frost.trust import noise_share, trust
 
 

@@ -15,8 +15,8 @@ from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import Params
-from frost.reader import VolumeReader
-from frost.volumes import Volume
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import Volume
 
 
 class ScanParams(Params):

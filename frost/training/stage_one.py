@@ -7,11 +7,11 @@ from pydantic import Field, model_validator
 from frost.checkpoint import build, chosen
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pipeline.params import NamedParams, Params
+from frost.scans.volumes import Volume
 from frost.sources import source_digest
 from frost.training.fit import FitParams
 from frost.training.pretrained import Pretrained, load_pretrained, pretrained_digest, trained_on
 from frost.training.scan_dataset import ScanParams
-from frost.volumes import Volume
 
 WHERE = "params.yaml: train_varnet.network"
 

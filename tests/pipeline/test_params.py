@@ -81,7 +81,7 @@ def test_paths_are_named_and_all_required(capsys):
 
 MODELS = {
     "simulate": "frost.simulation.SimulateParams",
-    "index": "frost.indexing.IndexParams",
+    "index": "frost.scans.indexing.IndexParams",
     "prepare": "frost.classical.PrepareParams",
     "train_varnet": "stages.train_varnet.TrainVarNetParams",
     "cache_varnet": "stages.cache_varnet.CacheParams",

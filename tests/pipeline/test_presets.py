@@ -9,10 +9,10 @@ from ruamel.yaml import YAML
 from frost.checkpoint import build
 from frost.errors import InputError
 from frost.image_networks import IMAGE_NETWORKS
-from frost.indexing import IndexParams
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.pipeline.params import checked
 from frost.pipeline.presets import apply_preset
+from frost.scans.indexing import IndexParams
 from frost.training.stage_one import TrainVarNetParams
 from stages.train_rcan import TrainRCANParams
 from tests.paths import ROOT

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from frost.errors import InputError
-from frost.indexing import IndexParams, build_index
 from frost.mri.coils import rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import checked
-from frost.reader import VolumeReader
+from frost.scans.indexing import IndexParams, build_index
+from frost.scans.reader import VolumeReader
 from frost.training.scan_dataset import ScanDataset, ScanParams, move_coil_images
 
 STILL = {"redraw_mask": False, "flip_x": 0.0, "flip_y": 0.0, "shift": 0, "rotate": 0.0}

@@ -14,16 +14,16 @@ from frost.checkpoint import load_config, load_network, network_digest
 from frost.errors import InputError
 from frost.folds import UNKNOWN, Frozen, fold_of, frozen_networks, saw, seen, who_speaks
 from frost.foreign import find_images, foreign_images, write_foreign_images
-from frost.indexing import IndexParams, build_index
 from frost.kspace_networks import KSPACE_NETWORKS
 from frost.kspace_networks.varnet import VarNet, VarNetParams
 from frost.pipeline.params import checked
 from frost.produce import produce_all
-from frost.reader import VolumeReader
+from frost.scans.indexing import IndexParams, build_index
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import write_index
 from frost.shards import open_split
 from frost.store import entry_key
 from frost.training.stage_one import TrainVarNetParams, facts
-from frost.volumes import write_index
 from stages import cache_varnet, train_varnet
 from tests.paths import ROOT
 

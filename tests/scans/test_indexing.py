@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from frost.errors import InputError
-from frost.indexing import volumes_of
 from frost.mri.sampling import draw_mask
-from frost.volumes import SPLITS, read_index, write_index
+from frost.scans.indexing import volumes_of
+from frost.scans.volumes import SPLITS, read_index, write_index
 from tests.indexes import check_every_volume, index_of, names, params_of
 from tests.paths import SHARED
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from frost.errors import InputError
-from frost.headers import Scan
 from frost.pipeline.params import Params
-from frost.volumes import SPLITS, Split
+from frost.scans.headers import Scan
+from frost.scans.volumes import SPLITS, Split
 
 
 class CutParams(Params):

@@ -13,13 +13,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from frost.errors import InputError
-from frost.headers import Scan, read_scan
-from frost.identity import Memo, Method
-from frost.layouts import Found, Layout, find_new_volumes, find_volumes
 from frost.mri.sampling import MaskRecord, draw_mask, seed_from_name
 from frost.pipeline.params import Params
-from frost.splits import SplitParams, cut_splits
-from frost.volumes import SPLITS, Split, Volume
+from frost.scans.headers import Scan, read_scan
+from frost.scans.identity import Memo, Method
+from frost.scans.layouts import Found, Layout, find_new_volumes, find_volumes
+from frost.scans.splits import SplitParams, cut_splits
+from frost.scans.volumes import SPLITS, Split, Volume
 
 Say = Callable[[str], object]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 from frost.errors import InputError
-from frost.volumes import Split
+from frost.scans.volumes import Split
 
 Layout = Literal["fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
 

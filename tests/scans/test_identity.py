@@ -6,7 +6,7 @@ import shutil
 
 import h5py
 
-from frost.identity import identity
+from frost.scans.identity import identity
 from tests.indexes import index_of
 
 
@@ -27,7 +27,7 @@ def test_identity_of_small_files_is_their_sha256(fastmri_source):
 
 
 def test_identity_of_large_files_reads_samples(tmp_path, write_fastmri, monkeypatch):
-    monkeypatch.setattr("frost.identity.WHOLE_BELOW", 1 << 20)
+    monkeypatch.setattr("frost.scans.identity.WHOLE_BELOW", 1 << 20)
     file = tmp_path / "large.h5"
     write_fastmri(file, shape=(8, 8, 160, 160), recon=(32, 32))
     size = file.stat().st_size
@@ -55,7 +55,7 @@ def test_memo_spares_reading_unchanged_files_and_nothing_else(tmp_path, write_fa
         os.utime(file, (10**9, 10**9))
     read = []
     monkeypatch.setattr(
-        "frost.identity.identity", lambda file, method: read.append(file.name) or identity(file, method)
+        "frost.scans.identity.identity", lambda file, method: read.append(file.name) or identity(file, method)
     )
     first = index_of(source, memo=memo)
     assert len(read) == 7

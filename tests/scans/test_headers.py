@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from frost.errors import InputError
-from frost.indexing import volumes_of
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
-from frost.reader import VolumeReader
-from frost.splits import patient_share
-from frost.volumes import SPLITS
+from frost.scans.indexing import volumes_of
+from frost.scans.reader import VolumeReader
+from frost.scans.splits import patient_share
+from frost.scans.volumes import SPLITS
 from tests.indexes import check_every_volume, index_of, params_of
 
 

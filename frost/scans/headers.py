@@ -9,9 +9,9 @@ from xml.parsers import expat
 import h5py
 
 from frost.errors import InputError
-from frost.layouts import Found, Layout
 from frost.mri.sampling import MaskRecord
-from frost.volumes import (
+from frost.scans.layouts import Found, Layout
+from frost.scans.volumes import (
     Volume,
     attribute,
     dataset,

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from frost.errors import InputError
-from frost.indexing import volumes_of
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
-from frost.reader import VolumeReader
-from frost.volumes import SPLITS
+from frost.scans.indexing import volumes_of
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import SPLITS
 from tests.indexes import check_every_volume, index_of, names, params_of
 
 

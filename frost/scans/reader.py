@@ -25,7 +25,7 @@ from frost.mri.sampling import (
     effective_acceleration,
     n_low_frequencies,
 )
-from frost.volumes import Volume, attribute, dataset, named_faults, open_h5, read_mask, read_slice
+from frost.scans.volumes import Volume, attribute, dataset, named_faults, open_h5, read_mask, read_slice
 
 AGAIN = "the file has changed: run `dvc repro`"
 

@@ -17,8 +17,8 @@ from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
 from frost.mri.sampling import MaskRecord, draw_mask
-from frost.reader import Box, VolumeReader
-from frost.volumes import Volume, read_index, write_index
+from frost.scans.reader import Box, VolumeReader
+from frost.scans.volumes import Volume, read_index, write_index
 from tests.paths import SHARED
 
 REAL = SHARED / "real"

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frost.splits import patient_share
-from frost.volumes import SPLITS
+from frost.scans.splits import patient_share
+from frost.scans.volumes import SPLITS
 from tests.indexes import check_every_volume, index_of
 
 

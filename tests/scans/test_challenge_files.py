@@ -12,11 +12,11 @@ import torch
 from ruamel.yaml import YAML
 
 from frost.errors import InputError
-from frost.indexing import volumes_of
-from frost.reader import VolumeReader
 from frost.reconstruction import load_models, reconstruct_volume
 from frost.rules import RULES, check, export_snu2026
-from frost.volumes import write_index
+from frost.scans.indexing import volumes_of
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import write_index
 from tests.paths import ROOT
 
 CPU = torch.device("cpu")

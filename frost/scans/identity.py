@@ -12,7 +12,7 @@ from typing import Literal
 import h5py
 
 from frost.errors import InputError
-from frost.volumes import Volume, named_faults, open_h5
+from frost.scans.volumes import Volume, named_faults, open_h5
 
 WHOLE_BELOW = 64 << 20
 

@@ -9,7 +9,7 @@ from frost.pipeline.launch import end_if_orphaned, run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
 from frost.produce import stage_lock
-from frost.simulation import SimulateParams, simulate
+from frost.simulation.scanner import SimulateParams, simulate
 from frost.store import Store
 
 

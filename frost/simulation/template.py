@@ -16,7 +16,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from frost.errors import InputError
-from frost.planes import (
+from frost.simulation.planes import (
     N_THIN,
     Array,
     Planes,

@@ -12,11 +12,11 @@ import torch
 from scipy import ndimage
 
 from frost.errors import InputError
-from frost.heads import head_mask, list_heads, load_head, zero_padded_axes
 from frost.mri.coils import rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import checked
-from frost.simulation import (
+from frost.simulation.heads import head_mask, list_heads, load_head, zero_padded_axes
+from frost.simulation.scanner import (
     PEAK,
     SPLITS,
     SimulateParams,

@@ -1,6 +1,6 @@
 """Simulated multi-coil scans: anatomy in, fully sampled k-space in fastMRI's layout out.
 
-A head (frost.template, or one of frost.heads) is rendered on a grid twice as fine, multiplied there by phase and coil
+A head (frost.simulation.template, or one of frost.simulation.heads) is rendered on a grid twice as fine, multiplied there by phase and coil
 sensitivities, Fourier transformed, and cut to the wanted matrix in k-space: partial volume and ringing are those of a
 real scan, and no reconstruction can invert what made the data. Then complex Gaussian noise. A file is a function of
 the parameters and of its head, byte for byte, on any number of processes.
@@ -26,12 +26,12 @@ from pydantic import model_validator
 from torch import Tensor
 
 from frost.errors import InputError
-from frost.heads import HeadFile, head_planes, list_heads, load_head, zero_padded_axes
 from frost.mri.coils import expand, rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import Params
-from frost.planes import THICKNESS, Planes, plane_points, smooth_field
-from frost.template import CONTRASTS, load_template, template_planes
+from frost.simulation.heads import HeadFile, head_planes, list_heads, load_head, zero_padded_axes
+from frost.simulation.planes import THICKNESS, Planes, plane_points, smooth_field
+from frost.simulation.template import CONTRASTS, load_template, template_planes
 
 SPLITS = ("train", "val", "test")
 PEAK = 6e-4  # of a volume's noise-free target: fastMRI's own magnitude, on which absolute thresholds rely

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from frost.errors import InputError
-from frost.heads import load_head
+from frost.simulation.heads import load_head
 
 HEADER = 348  # bytes of NIfTI-1's
 

@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from frost.errors import InputError
 from frost.mri.fourier import fft2c
-from frost.planes import N_THIN, Array, Planes, plane_points, spread, thin_heights
+from frost.simulation.planes import N_THIN, Array, Planes, plane_points, spread, thin_heights
 
 DEPTHS = (28.0, 96.0)  # of the slices, mm below the crown
 # Around all that scanners make, and far below what would exhaust a machine.

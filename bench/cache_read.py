@@ -24,8 +24,8 @@ import zarr
 from ruamel.yaml import YAML
 from torch.utils.data import DataLoader, Dataset
 
-from frost.checkpoint import build
-from frost.image_networks import IMAGE_NETWORKS
+from frost.networks.common.checkpoint import build
+from frost.networks.image import IMAGE_NETWORKS
 from frost.pairs import PairDataset
 from frost.pipeline.params import NamedParams
 from frost.shards import open_volume, write_split, write_volume

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 from torch import nn
 
-from frost.checkpoint import build
-from frost.image_networks import IMAGE_NETWORKS
+from frost.networks.common.checkpoint import build
+from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.params import NamedParams
 from frost.training.losses import LossParams, reconstruction_loss
 

@@ -23,10 +23,10 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from frost import store as store_module
-from frost.checkpoint import build, save_network
 from frost.classical import PrepareParams
-from frost.kspace_networks import KSPACE_NETWORKS
 from frost.mri.sampling import MaskRecord
+from frost.networks.common.checkpoint import build, save_network
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.params import NamedParams
 from frost.produce import Compute, Task, produce_all
 from frost.scans.indexing import IndexParams, build_index

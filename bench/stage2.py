@@ -32,11 +32,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.memory import resident
 from bench.varnet import PUBLIC
-from frost.checkpoint import build, load_network, save_network
 from frost.classical import PrepareParams, write_images
 from frost.frozen import network_images, write_network_images
-from frost.image_networks import IMAGE_NETWORKS
-from frost.kspace_networks import KSPACE_NETWORKS
+from frost.networks.common.checkpoint import build, load_network, save_network
+from frost.networks.image import IMAGE_NETWORKS
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pairs import PairDataset
 from frost.pipeline.params import NamedParams, checked
 from frost.scans.indexing import IndexParams, build_index

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from frost.kspace_networks.varnet import VarNet, VarNetParams
 from frost.mri.sampling import MaskRecord, acs_columns, centre_lines, draw_mask
+from frost.networks.kspace.varnet import VarNet, VarNetParams
 
 PEERS = Path(".venv-peers/bin/python")
 AIM = 1.2

@@ -42,7 +42,7 @@ def frost(
     sizes: dict[str, int], weights: dict[str, Any], kspace: torch.Tensor, mask: torch.Tensor, acs: torch.Tensor
 ) -> Callable[[], torch.Tensor]:
     """Ours."""
-    from frost.kspace_networks.varnet import VarNet, VarNetParams
+    from frost.networks.kspace.varnet import VarNet, VarNetParams
 
     more = {"unshuffle": 1, "sens_size": None, "coils_at_once": None, "checkpointing": False}
     network = VarNet(VarNetParams.model_validate({**sizes, **more})).eval()

@@ -13,7 +13,6 @@ from torch import nn
 from tqdm import tqdm
 
 from frost.disagreement import calibration, disagreement_map, rank_correlation, smooth
-from frost.ensemble import Ensemble, self_ensemble
 from frost.errors import InputError
 from frost.figures import (
     Example,
@@ -24,6 +23,7 @@ from frost.figures import (
     ssim_distribution,
     training_curves,
 )
+from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.pairs import PairDataset, input_channels
 from frost.pipeline.params import Params
 from frost.scans.challenge_files import PUBLIC

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from frost.checkpoint import CONFIG, load_config, network_digest
+from frost.networks.common.checkpoint import CONFIG, load_config, network_digest
 from frost.scans.volumes import Volume
 
 UNKNOWN = "volumes that its file does not name"  # what most public weights were trained on

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from frost.checkpoint import CONFIG, network_digest
+from frost.networks.common.checkpoint import CONFIG, network_digest
 from frost.pipeline.params import Params
 from frost.shards import INDEX, canonical, open_split
 

@@ -18,14 +18,14 @@ from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
-from frost.checkpoint import load_config, load_network, network_digest
 from frost.classical import PrepareParams, classical_images
-from frost.ensemble import Ensemble, self_ensemble
 from frost.errors import InputError
 from frost.frozen import network_images
-from frost.image_networks import IMAGE_NETWORKS
-from frost.kspace_networks import KSPACE_NETWORKS
 from frost.mri.consistency import consistent_image, varnet_coil_images
+from frost.networks.common.checkpoint import load_config, load_network, network_digest
+from frost.networks.common.ensemble import Ensemble, self_ensemble
+from frost.networks.image import IMAGE_NETWORKS
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pairs import input_channels
 from frost.pipeline.params import checked
 from frost.scans.challenge_files import challenge_path, reconstruction_made_by, write_reconstruction

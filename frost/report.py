@@ -22,10 +22,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from ruamel.yaml import YAML
 
-from frost.checkpoint import load_config, load_network
 from frost.errors import InputError
 from frost.figures import COLOURS, HOT, LABELS
-from frost.image_networks import IMAGE_NETWORKS
+from frost.networks.common.checkpoint import load_config, load_network
+from frost.networks.image import IMAGE_NETWORKS
 from frost.pairs import PairDataset
 from frost.scores import SLICE_SCORES
 from frost.tables import Row, read_table

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from frost import snu2026
-from frost.checkpoint import CONFIG, WEIGHTS, load_config
 from frost.errors import InputError
+from frost.networks.common.checkpoint import CONFIG, WEIGHTS, load_config
 from frost.reconstruction import load_models
 from frost.scans.volumes import read_index
 

@@ -19,11 +19,11 @@ import torch
 from accelerate import PartialState
 from ruamel.yaml import YAML
 
-from frost.checkpoint import CONFIG, load_network, network_digest
 from frost.errors import InputError
 from frost.folds import frozen_networks
 from frost.frozen import network_images
-from frost.kspace_networks import KSPACE_NETWORKS
+from frost.networks.common.checkpoint import CONFIG, load_network, network_digest
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.places import dvc_cache
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import SPLITS, read_index

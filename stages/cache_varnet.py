@@ -7,11 +7,11 @@ from pathlib import Path
 from pydantic import Field
 from torch import nn
 
-from frost.checkpoint import load_network, network_module
 from frost.folds import Frozen, frozen_networks, saw, who_speaks
 from frost.foreign import file_digest, find_images, write_foreign_images
 from frost.frozen import own_device, write_network_images
-from frost.kspace_networks import KSPACE_NETWORKS
+from frost.networks.common.checkpoint import load_network, network_module
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import Params, load_params, stage_paths
 from frost.pipeline.places import store_root
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             networks = frozen_networks(paths.network)
             module = network_module(paths.network, KSPACE_NETWORKS)
-            sources = source_digest("frost.frozen", module, alone=["frost.checkpoint"])
+            sources = source_digest("frost.frozen", module, alone=["frost.networks.common.checkpoint"])
             speakers = {volume.key: who_speaks(networks, volume) for volume in everyone}
             tasks = {volume.key: asked(volume, speakers[volume.key], sources) for volume in everyone}
             make = partial(writer, paths.source)

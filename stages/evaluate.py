@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 from accelerate import PartialState
 
-from frost.checkpoint import load_config, load_network
 from frost.evaluation import Case, EvaluateParams, Evaluation, draw, evaluate, group_rows, mean_varnet_ssim
-from frost.image_networks import IMAGE_NETWORKS
+from frost.networks.common.checkpoint import load_config, load_network
+from frost.networks.image import IMAGE_NETWORKS
 from frost.pairs import PairDataset
 from frost.pipeline.launch import end_if_orphaned, run, summary
 from frost.pipeline.params import load_params, stage_paths

@@ -7,8 +7,8 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from pydantic import Field, model_validator
 
-from frost.checkpoint import build, chosen, save_network
-from frost.image_networks import IMAGE_NETWORKS
+from frost.networks.common.checkpoint import build, chosen, save_network
+from frost.networks.image import IMAGE_NETWORKS
 from frost.pairs import PairDataset
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import NamedParams, Params, load_params, stage_paths
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
             "frost.training.augment",
             "frost.pairs",
             chosen(IMAGE_NETWORKS, params.network, where).__module__,
-            alone=["stages.train_rcan", "frost.checkpoint", "frost.training.trained"],
+            alone=["stages.train_rcan", "frost.networks.common.checkpoint", "frost.training.trained"],
         ),
         "params": params.model_dump(mode="json", exclude={"fit": {"loader"}}),
         "caches": [hashlib.sha256(index.read_bytes()).hexdigest() for index in indexes],

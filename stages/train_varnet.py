@@ -8,8 +8,8 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from frost.checkpoint import load_config, save_network
 from frost.folds import FOLDS, fold_of, seen
+from frost.networks.common.checkpoint import load_config, save_network
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root

@@ -27,10 +27,10 @@ from ruamel.yaml import YAML
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from frost.checkpoint import build
-from frost.image_networks import IMAGE_NETWORKS
-from frost.image_networks.rcan import RCAN
-from frost.image_networks.scaling import improved
+from frost.networks.common.checkpoint import build
+from frost.networks.image import IMAGE_NETWORKS
+from frost.networks.image.rcan import RCAN
+from frost.networks.image.scaling import improved
 from frost.pairs import PairDataset
 from frost.pipeline.params import checked
 from frost.training.augment import augment

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from frost.checkpoint import load_config, load_network
 from frost.errors import InputError
-from frost.image_networks import IMAGE_NETWORKS
-from frost.image_networks.rcan import ChannelAttention
 from frost.mri.fourier import fft2c
+from frost.networks.common.checkpoint import load_config, load_network
+from frost.networks.image import IMAGE_NETWORKS
+from frost.networks.image.rcan import ChannelAttention
 from frost.pairs import PairDataset
 
 

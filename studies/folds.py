@@ -21,9 +21,9 @@ from typing import Any
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
-from frost.checkpoint import load_network
 from frost.folds import fold_of
-from frost.image_networks import IMAGE_NETWORKS
+from frost.networks.common.checkpoint import load_network
+from frost.networks.image import IMAGE_NETWORKS
 from frost.pairs import PairDataset
 from frost.scans.volumes import SPLITS, Volume, read_index, write_index
 from frost.training.losses import LossParams

@@ -31,8 +31,8 @@ import psutil
 import torch
 from ruamel.yaml import YAML
 
-from frost.checkpoint import build, save_network
-from frost.kspace_networks import KSPACE_NETWORKS
+from frost.networks.common.checkpoint import build, save_network
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline import launch
 from frost.pipeline.params import NamedParams, load_params
 from frost.scans.indexing import IndexParams, build_index

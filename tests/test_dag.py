@@ -12,7 +12,7 @@ from tests.paths import ROOT
 
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 SECTIONS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-NETWORKS = {"train_varnet": "frost/kspace_networks", "cache_varnet": "frost/kspace_networks"}
+NETWORKS = {"train_varnet": "frost/networks/kspace", "cache_varnet": "frost/networks/kspace"}
 
 
 def test_stages_scripts_and_sections_have_the_same_names():

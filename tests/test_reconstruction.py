@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from frost.checkpoint import load_network
 from frost.errors import InputError
-from frost.image_networks import IMAGE_NETWORKS
+from frost.networks.common.checkpoint import load_network
+from frost.networks.image import IMAGE_NETWORKS
 from frost.reconstruction import load_models, new_masks, reconstruct_folder, reconstruct_volume
 from frost.scans.challenge_files import challenge_path
 from frost.scans.indexing import volumes_of

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
+from tests.test_networks import SMALL
 
-from frost.checkpoint import build, save_network
 from frost.errors import InputError
-from frost.image_networks import IMAGE_NETWORKS
+from frost.networks.common.checkpoint import build, save_network
+from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.params import NamedParams
 from frost.store import Store
 from frost.verify import agree, find_faults, repair
-from tests.test_networks import SMALL
 
 
 def write(folder):

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from frost.checkpoint import build, first_line, load_config, load_network, network_digest
 from frost.errors import InputError
 from frost.folds import UNKNOWN
-from frost.kspace_networks import KSPACE_NETWORKS
-from frost.kspace_networks.varnet import VarNet, VarNetParams
+from frost.networks.common.checkpoint import build, first_line, load_config, load_network, network_digest
+from frost.networks.kspace import KSPACE_NETWORKS
+from frost.networks.kspace.varnet import VarNet, VarNetParams
 from frost.pipeline.params import NamedParams
 
 # What trainers put beside the weights: arguments, paths, scores, callbacks. None of it is needed.

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
-from frost.checkpoint import build, chosen
-from frost.kspace_networks import KSPACE_NETWORKS
+from frost.networks.common.checkpoint import build, chosen
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.params import NamedParams, Params
 from frost.scans.volumes import Volume
 from frost.sources import source_digest
@@ -76,7 +76,7 @@ def facts(params: TrainVarNetParams, train: list[Volume], val: list[Volume]) -> 
     own = [
         "stages.train_varnet",
         "frost.training.stage_one",
-        "frost.checkpoint",
+        "frost.networks.common.checkpoint",
         "frost.folds",
         "frost.training.trained",
     ]

@@ -9,7 +9,7 @@ import os
 import sys
 from importlib.machinery import PathFinder
 
-NETWORK = "frost.kspace_networks.varnet"
+NETWORK = "frost.networks.kspace.varnet"
 
 
 class Counting:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from frost.checkpoint import build
 from frost.errors import InputError
-from frost.image_networks import IMAGE_NETWORKS
-from frost.kspace_networks import KSPACE_NETWORKS
+from frost.networks.common.checkpoint import build
+from frost.networks.image import IMAGE_NETWORKS
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.params import checked
 from frost.pipeline.presets import apply_preset
 from frost.scans.indexing import IndexParams

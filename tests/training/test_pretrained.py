@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from frost.checkpoint import network_digest, save_network
 from frost.errors import InputError
 from frost.folds import UNKNOWN
-from frost.kspace_networks.varnet import VarNet, VarNetParams
+from frost.networks.common.checkpoint import network_digest, save_network
+from frost.networks.kspace.varnet import VarNet, VarNetParams
 from frost.training.pretrained import load_pretrained, pretrained_digest, trained_on
 from tests.paths import SHARED
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from frost.checkpoint import load_config, load_network, network_digest
 from frost.errors import InputError
 from frost.folds import UNKNOWN, Frozen, fold_of, frozen_networks, saw, seen, who_speaks
 from frost.foreign import find_images, foreign_images, write_foreign_images
-from frost.kspace_networks import KSPACE_NETWORKS
-from frost.kspace_networks.varnet import VarNet, VarNetParams
+from frost.networks.common.checkpoint import load_config, load_network, network_digest
+from frost.networks.kspace import KSPACE_NETWORKS
+from frost.networks.kspace.varnet import VarNet, VarNetParams
 from frost.pipeline.params import checked
 from frost.produce import produce_all
 from frost.scans.indexing import IndexParams, build_index

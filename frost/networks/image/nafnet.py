@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from frost.image_networks.scaling import improved, zero
+from frost.networks.image.scaling import improved, zero
 from frost.pipeline.params import Params
 
 

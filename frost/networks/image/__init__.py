@@ -4,8 +4,8 @@ A network's class has `Params`, its own pydantic model, and `__init__(params, n_
 (batch, channel, y, x) in any scale, the image to improve first, and returns (batch, y, x) in the same scale.
 """
 
-from frost.image_networks.nafnet import NAFNet
-from frost.image_networks.rcan import RCAN
-from frost.image_networks.unet import UNet
+from frost.networks.image.nafnet import NAFNet
+from frost.networks.image.rcan import RCAN
+from frost.networks.image.unet import UNet
 
 IMAGE_NETWORKS = {"nafnet": NAFNet, "rcan": RCAN, "unet": UNet}

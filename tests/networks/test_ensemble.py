@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from frost.ensemble import CHANGES, Ensemble, self_ensemble
+from frost.networks.common.ensemble import CHANGES, Ensemble, self_ensemble
 
 
 class Pixelwise(nn.Module):

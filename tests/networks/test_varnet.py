@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from frost.kspace_networks.grappa_varnet import GrappaVarNet, GrappaVarNetParams
-from frost.kspace_networks.varnet import VarNet, VarNetParams
 from frost.mri.coils import rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.mri.grappa import GrappaParams, grappa
-from frost.unet import InstanceNorm
+from frost.networks.common.unet import InstanceNorm
+from frost.networks.kspace.grappa_varnet import GrappaVarNet, GrappaVarNetParams
+from frost.networks.kspace.varnet import VarNet, VarNetParams
 from tests.paths import SHARED
 
 REFERENCE = SHARED / "reference"

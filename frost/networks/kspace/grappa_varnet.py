@@ -5,8 +5,8 @@ from jaxtyping import Bool, Complex
 from pydantic import Field
 from torch import Tensor
 
-from frost.kspace_networks.varnet import VarNet, VarNetParams
 from frost.mri.grappa import GrappaParams, grappa
+from frost.networks.kspace.varnet import VarNet, VarNetParams
 
 
 class GrappaVarNetParams(VarNetParams):

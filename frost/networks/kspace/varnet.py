@@ -8,8 +8,8 @@ from torch.utils.checkpoint import checkpoint
 
 from frost.mri.coils import center_crop, combine, expand, rss
 from frost.mri.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
+from frost.networks.common.unet import NormUnet
 from frost.pipeline.params import Params
-from frost.unet import NormUnet
 
 READOUT = -2  # y, which is never undersampled
 

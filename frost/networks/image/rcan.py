@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from frost.image_networks.scaling import improved, zero
+from frost.networks.image.scaling import improved, zero
 from frost.pipeline.params import Params
 
 

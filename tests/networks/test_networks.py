@@ -5,9 +5,9 @@ import torch
 from ruamel.yaml import YAML
 from torch import nn
 
-from frost.checkpoint import build, load_network, network_digest, save_network
 from frost.errors import InputError
-from frost.image_networks import IMAGE_NETWORKS
+from frost.networks.common.checkpoint import build, load_network, network_digest, save_network
+from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.params import NamedParams
 from tests.paths import ROOT
 

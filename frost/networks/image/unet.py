@@ -4,9 +4,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from frost.image_networks.scaling import improved, zero
+from frost.networks.common.unet import Unet
+from frost.networks.image.scaling import improved, zero
 from frost.pipeline.params import Params
-from frost.unet import Unet
 
 
 class UNetParams(Params):

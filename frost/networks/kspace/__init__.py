@@ -5,7 +5,7 @@ takes complex (batch, coil, y, x), with zeros outside the mask, and two boolean 
 (batch, y, x) in the scale of the k-space.
 """
 
-from frost.kspace_networks.grappa_varnet import GrappaVarNet
-from frost.kspace_networks.varnet import VarNet
+from frost.networks.kspace.grappa_varnet import GrappaVarNet
+from frost.networks.kspace.varnet import VarNet
 
 KSPACE_NETWORKS = {"grappa_varnet": GrappaVarNet, "varnet": VarNet}

@@ -24,11 +24,11 @@ import zarr
 from ruamel.yaml import YAML
 from torch.utils.data import DataLoader, Dataset
 
+from frost.cache.pairs import PairDataset
+from frost.cache.shards import open_volume, write_split, write_volume
 from frost.networks.common.checkpoint import build
 from frost.networks.image import IMAGE_NETWORKS
-from frost.pairs import PairDataset
 from frost.pipeline.params import NamedParams
-from frost.shards import open_volume, write_split, write_volume
 from frost.training.batches import ShapeBatches
 from frost.training.losses import LossParams, reconstruction_loss
 

@@ -22,17 +22,17 @@ import h5py
 import numpy as np
 from ruamel.yaml import YAML
 
-from frost import store as store_module
-from frost.classical import PrepareParams
+from frost.cache import store as store_module
+from frost.cache.classical import PrepareParams
+from frost.cache.produce import Compute, Task, produce_all
+from frost.cache.shards import open_split, write_volume
+from frost.cache.store import Store, entry_key
 from frost.mri.sampling import MaskRecord
 from frost.networks.common.checkpoint import build, save_network
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.params import NamedParams
-from frost.produce import Compute, Task, produce_all
 from frost.scans.indexing import IndexParams, build_index
 from frost.scans.volumes import Volume, read_index, write_index
-from frost.shards import open_split, write_volume
-from frost.store import Store, entry_key
 from stages import cache_varnet, prepare
 
 SLICES, COILS, SIZE = 6, 8, 192

@@ -32,17 +32,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.memory import resident
 from bench.varnet import PUBLIC
-from frost.classical import PrepareParams, write_images
-from frost.frozen import network_images, write_network_images
+from frost.cache.classical import PrepareParams, write_images
+from frost.cache.frozen import network_images, write_network_images
+from frost.cache.pairs import PairDataset
+from frost.cache.shards import write_split
 from frost.networks.common.checkpoint import build, load_network, save_network
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
-from frost.pairs import PairDataset
 from frost.pipeline.params import NamedParams, checked
 from frost.scans.indexing import IndexParams, build_index
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import read_index, write_index
-from frost.shards import write_split
 from frost.training.batches import ShapeBatches
 from frost.training.losses import reconstruction_loss
 from stages.train_rcan import TrainRCANParams

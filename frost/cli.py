@@ -156,8 +156,8 @@ def store_ls() -> None:
     """List the entries: stage, key, size and last use."""
     from datetime import UTC, datetime
 
+    from frost.cache.store import Store
     from frost.pipeline.places import store_root
-    from frost.store import Store
 
     table = Table("stage", "key", "MB", "last used")
     for record in Store(store_root()).ls():
@@ -169,8 +169,8 @@ def store_ls() -> None:
 @store_app.command("du")
 def store_du() -> None:
     """How much each stage keeps."""
+    from frost.cache.store import Store
     from frost.pipeline.places import store_root
-    from frost.store import Store
 
     table = Table("stage", "MB")
     for stage, n_bytes in Store(store_root()).du().items():
@@ -183,8 +183,8 @@ def store_gc(
     older_than: Annotated[str, typer.Option(help="days since the last use, as in 30d")],
 ) -> None:
     """Remove entries that were not used for long, and none that is being worked on."""
+    from frost.cache.store import Store
     from frost.pipeline.places import store_root
-    from frost.store import Store
 
     if not older_than.endswith("d") or not older_than[:-1].isdigit():
         raise InputError(f"--older-than: a number of days such as 30d is needed, not {older_than!r}")
@@ -201,9 +201,9 @@ def verify(
 
     Example: frost verify --recompute 20
     """
-    from frost import verify as check
+    from frost.cache import verify as check
+    from frost.cache.store import Store
     from frost.pipeline.places import store_root
-    from frost.store import Store
 
     store = Store(store_root())
     faults = check.find_faults(store)

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
+from frost.cache.pairs import PairDataset, input_channels
 from frost.disagreement import calibration, disagreement_map, rank_correlation, smooth
 from frost.errors import InputError
 from frost.figures import (
@@ -24,7 +25,6 @@ from frost.figures import (
     training_curves,
 )
 from frost.networks.common.ensemble import Ensemble, self_ensemble
-from frost.pairs import PairDataset, input_channels
 from frost.pipeline.params import Params
 from frost.scans.challenge_files import PUBLIC
 from frost.scores import (

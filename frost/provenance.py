@@ -6,9 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from frost.cache.shards import INDEX, canonical, open_split
 from frost.networks.common.checkpoint import CONFIG, network_digest
 from frost.pipeline.params import Params
-from frost.shards import INDEX, canonical, open_split
 
 PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "h5py", "accelerate", "google-crc32c")  # that decide numbers
 

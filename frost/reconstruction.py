@@ -18,15 +18,15 @@ from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
-from frost.classical import PrepareParams, classical_images
+from frost.cache.classical import PrepareParams, classical_images
+from frost.cache.frozen import network_images
+from frost.cache.pairs import input_channels
 from frost.errors import InputError
-from frost.frozen import network_images
 from frost.mri.consistency import consistent_image, varnet_coil_images
 from frost.networks.common.checkpoint import load_config, load_network, network_digest
 from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
-from frost.pairs import input_channels
 from frost.pipeline.params import checked
 from frost.scans.challenge_files import challenge_path, reconstruction_made_by, write_reconstruction
 from frost.scans.identity import volume_identity

@@ -22,11 +22,11 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from ruamel.yaml import YAML
 
+from frost.cache.pairs import PairDataset
 from frost.errors import InputError
 from frost.figures import COLOURS, HOT, LABELS
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS
-from frost.pairs import PairDataset
 from frost.scores import SLICE_SCORES
 from frost.tables import Row, read_table
 

@@ -7,19 +7,19 @@ from pathlib import Path
 from pydantic import Field
 from torch import nn
 
-from frost.folds import Frozen, frozen_networks, saw, who_speaks
-from frost.foreign import file_digest, find_images, write_foreign_images
-from frost.frozen import own_device, write_network_images
+from frost.cache.folds import Frozen, frozen_networks, saw, who_speaks
+from frost.cache.frozen import own_device, write_network_images
+from frost.cache.imported import file_digest, find_images, write_foreign_images
+from frost.cache.produce import Compute, Task, produce_all, stage_lock
+from frost.cache.sources import source_digest
+from frost.cache.store import Store
 from frost.networks.common.checkpoint import load_network, network_module
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import Params, load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.produce import Compute, Task, produce_all, stage_lock
 from frost.scans.identity import require_unchanged
 from frost.scans.volumes import SPLITS, Volume, read_index
-from frost.sources import source_digest
-from frost.store import Store
 
 
 class CacheParams(Params):
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             networks = frozen_networks(paths.network)
             module = network_module(paths.network, KSPACE_NETWORKS)
-            sources = source_digest("frost.frozen", module, alone=["frost.networks.common.checkpoint"])
+            sources = source_digest("frost.cache.frozen", module, alone=["frost.networks.common.checkpoint"])
             speakers = {volume.key: who_speaks(networks, volume) for volume in everyone}
             tasks = {volume.key: asked(volume, speakers[volume.key], sources) for volume in everyone}
             make = partial(writer, paths.source)
@@ -77,7 +77,7 @@ def asked(volume: Volume, network: Frozen, sources: str) -> Task:
 def imported(volume: Volume, file: Path) -> Task:
     """To take over the images in `file`."""
     digest = file_digest(file)
-    facts = {"sources": source_digest("frost.foreign"), "volume": volume.facts(), "image": digest}
+    facts = {"sources": source_digest("frost.cache.imported"), "volume": volume.facts(), "image": digest}
     return Task(volume.name, volume.n_slices, facts, (volume, file, digest))
 
 

@@ -8,17 +8,17 @@ from types import SimpleNamespace
 
 from accelerate import PartialState
 
+from frost.cache.pairs import PairDataset
+from frost.cache.produce import stage_lock
+from frost.cache.store import Store
 from frost.evaluation import Case, EvaluateParams, Evaluation, draw, evaluate, group_rows, mean_varnet_ssim
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS
-from frost.pairs import PairDataset
 from frost.pipeline.launch import end_if_orphaned, run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.produce import stage_lock
 from frost.provenance import provenance
 from frost.scans.challenge_files import challenge_path, write_reconstruction
-from frost.store import Store
 from frost.tables import write_table
 
 

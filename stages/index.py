@@ -5,14 +5,14 @@ It always runs, in milliseconds a file. Where its outputs come out the same, not
 
 from pathlib import Path
 
+from frost.cache.produce import stage_lock
+from frost.cache.store import Store
 from frost.errors import InputError
 from frost.pipeline.launch import end_if_orphaned, run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.produce import stage_lock
 from frost.scans.indexing import IndexParams, build_index
 from frost.scans.volumes import write_index
-from frost.store import Store
 
 
 def main(argv: list[str] | None = None) -> None:

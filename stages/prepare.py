@@ -3,22 +3,22 @@
 from functools import partial
 from pathlib import Path
 
-from frost.classical import PrepareParams, write_images
+from frost.cache.classical import PrepareParams, write_images
+from frost.cache.produce import Compute, Task, produce_all, stage_lock
+from frost.cache.sources import source_digest
+from frost.cache.store import Store
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.produce import Compute, Task, produce_all, stage_lock
 from frost.scans.identity import require_unchanged
 from frost.scans.volumes import SPLITS, Volume, read_index
-from frost.sources import source_digest
-from frost.store import Store
 
 
 def main(argv: list[str] | None = None) -> None:
     """Write `--images DIR`/{train,val,test}, one Zarr array a volume."""
     paths = stage_paths(argv, "index", "source", "images", about=__doc__)
     params = load_params("prepare", PrepareParams)
-    store, sources = Store(store_root()), source_digest("frost.classical")
+    store, sources = Store(store_root()), source_digest("frost.cache.classical")
 
     def task(volume: Volume) -> Task:
         facts = {"sources": sources, "volume": volume.facts(), "params": params.model_dump(mode="json")}

@@ -5,12 +5,12 @@ import sys
 
 from tqdm import tqdm
 
+from frost.cache.produce import stage_lock
+from frost.cache.store import Store
 from frost.pipeline.launch import end_if_orphaned, run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.produce import stage_lock
 from frost.simulation.scanner import SimulateParams, simulate
-from frost.store import Store
 
 
 def main(argv: list[str] | None = None) -> None:

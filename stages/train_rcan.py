@@ -7,15 +7,15 @@ from pathlib import Path
 from accelerate.utils import set_seed
 from pydantic import Field, model_validator
 
+from frost.cache.pairs import PairDataset
+from frost.cache.produce import stage_lock
+from frost.cache.sources import source_digest
+from frost.cache.store import Store
 from frost.networks.common.checkpoint import build, chosen, save_network
 from frost.networks.image import IMAGE_NETWORKS
-from frost.pairs import PairDataset
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import NamedParams, Params, load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.produce import stage_lock
-from frost.sources import source_digest
-from frost.store import Store
 from frost.training.augment import AugmentParams, augment
 from frost.training.fit import FitParams, fit
 from frost.training.trained import deliver, finished, write_curves
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         "sources": source_digest(
             "frost.training.fit",
             "frost.training.augment",
-            "frost.pairs",
+            "frost.cache.pairs",
             chosen(IMAGE_NETWORKS, params.network, where).__module__,
             alone=["stages.train_rcan", "frost.networks.common.checkpoint", "frost.training.trained"],
         ),

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from frost.folds import FOLDS, fold_of, seen
+from frost.cache.folds import FOLDS, fold_of, seen
+from frost.cache.produce import stage_lock
+from frost.cache.store import Entry, Store
 from frost.networks.common.checkpoint import load_config, save_network
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.produce import stage_lock
 from frost.scans.identity import require_unchanged
 from frost.scans.volumes import Volume, read_index
-from frost.store import Entry, Store
 from frost.training.fit import History, fit
 from frost.training.scan_dataset import ScanDataset
 from frost.training.stage_one import TrainVarNetParams, beginning, facts

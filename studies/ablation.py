@@ -27,11 +27,11 @@ from ruamel.yaml import YAML
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from frost.cache.pairs import PairDataset
 from frost.networks.common.checkpoint import build
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.image.rcan import RCAN
 from frost.networks.image.scaling import improved
-from frost.pairs import PairDataset
 from frost.pipeline.params import checked
 from frost.training.augment import augment
 from frost.training.batches import ShapeBatches

@@ -15,12 +15,12 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from frost.cache.pairs import PairDataset
 from frost.errors import InputError
 from frost.mri.fourier import fft2c
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.image.rcan import ChannelAttention
-from frost.pairs import PairDataset
 
 
 def main(argv: list[str] | None = None) -> None:

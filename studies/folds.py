@@ -21,10 +21,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
-from frost.folds import fold_of
+from frost.cache.folds import fold_of
+from frost.cache.pairs import PairDataset
 from frost.networks.common.checkpoint import load_network
 from frost.networks.image import IMAGE_NETWORKS
-from frost.pairs import PairDataset
 from frost.scans.volumes import SPLITS, Volume, read_index, write_index
 from frost.training.losses import LossParams
 from studies.ablation import mean_ssim, rows

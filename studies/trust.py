@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from frost.cache.pairs import PairDataset
 from frost.disagreement import disagreement_map, smooth
 from frost.figures import COLOURS
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS
-from frost.pairs import PairDataset
 from frost.tables import Row, read_table
 
 RESIDUALS = {

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from frost.classical import PrepareParams, write_images
-from frost.frozen import write_network_images
+from frost.cache.classical import PrepareParams, write_images
+from frost.cache.frozen import write_network_images
+from frost.cache.pairs import PairDataset
+from frost.cache.shards import write_split
 from frost.mri.coils import expand, rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.networks.common.checkpoint import load_network, network_digest, save_network
 from frost.networks.image.rcan import RCAN, RCANParams
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.networks.kspace.varnet import VarNet, VarNetParams
-from frost.pairs import PairDataset
 from frost.scans.indexing import MaskParams, volumes_of
-from frost.shards import write_split
 
 SHAPE = (48, 44)  # y, x
 COILS = 4

@@ -31,13 +31,13 @@ import psutil
 import torch
 from ruamel.yaml import YAML
 
+from frost.cache.store import Store
 from frost.networks.common.checkpoint import build, save_network
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline import launch
 from frost.pipeline.params import NamedParams, load_params
 from frost.scans.indexing import IndexParams, build_index
 from frost.scans.volumes import write_index
-from frost.store import Store
 from tests.conftest import write_fastmri_tree
 from tests.paths import ROOT
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
+from frost.cache.pairs import PairDataset
 from frost.disagreement import calibration, rank_correlation
 from frost.errors import InputError
 from frost.evaluation import (
@@ -21,7 +22,6 @@ from frost.evaluation import (
     group_rows,
     summary,
 )
-from frost.pairs import PairDataset
 from frost.reconstruction import load_models
 from frost.scores import PRESETS, SLICE_SCORES, score_volume, summarise
 

@@ -20,7 +20,7 @@ import pytest
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from frost.shards import split_faults
+from frost.cache.shards import split_faults
 from frost.training.state import read_state, write_state
 from tests.paths import ROOT
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from frost.cache.folds import UNKNOWN
 from frost.errors import InputError
-from frost.folds import UNKNOWN
 from frost.networks.common.checkpoint import build, first_line, load_config, load_network, network_digest
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.networks.kspace.varnet import VarNet, VarNetParams

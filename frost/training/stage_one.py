@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field, model_validator
 
+from frost.cache.sources import source_digest
 from frost.networks.common.checkpoint import build, chosen
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.params import NamedParams, Params
 from frost.scans.volumes import Volume
-from frost.sources import source_digest
 from frost.training.fit import FitParams
 from frost.training.pretrained import Pretrained, load_pretrained, pretrained_digest, trained_on
 from frost.training.scan_dataset import ScanParams
@@ -77,7 +77,7 @@ def facts(params: TrainVarNetParams, train: list[Volume], val: list[Volume]) -> 
         "stages.train_varnet",
         "frost.training.stage_one",
         "frost.networks.common.checkpoint",
-        "frost.folds",
+        "frost.cache.folds",
         "frost.training.trained",
     ]
     return depends | {"sources": source_digest(*modules, alone=own)}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from frost.store import Entry, Store, entry_key
+from frost.cache.store import Entry, Store, entry_key
 from frost.training.fit import CPU, History
 
 PATIENCE = timedelta(days=30)  # of processes, with another run that trains the same network

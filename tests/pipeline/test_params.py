@@ -82,7 +82,7 @@ def test_paths_are_named_and_all_required(capsys):
 MODELS = {
     "simulate": "frost.simulation.scanner.SimulateParams",
     "index": "frost.scans.indexing.IndexParams",
-    "prepare": "frost.classical.PrepareParams",
+    "prepare": "frost.cache.classical.PrepareParams",
     "train_varnet": "stages.train_varnet.TrainVarNetParams",
     "cache_varnet": "stages.cache_varnet.CacheParams",
     "train_rcan": "stages.train_rcan.TrainRCANParams",

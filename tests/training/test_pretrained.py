@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from frost.cache.folds import UNKNOWN
 from frost.errors import InputError
-from frost.folds import UNKNOWN
 from frost.networks.common.checkpoint import network_digest, save_network
 from frost.networks.kspace.varnet import VarNet, VarNetParams
 from frost.training.pretrained import load_pretrained, pretrained_digest, trained_on

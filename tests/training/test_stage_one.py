@@ -10,19 +10,19 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from frost.cache.folds import UNKNOWN, Frozen, fold_of, frozen_networks, saw, seen, who_speaks
+from frost.cache.imported import find_images, foreign_images, write_foreign_images
+from frost.cache.produce import produce_all
+from frost.cache.shards import open_split
+from frost.cache.store import entry_key
 from frost.errors import InputError
-from frost.folds import UNKNOWN, Frozen, fold_of, frozen_networks, saw, seen, who_speaks
-from frost.foreign import find_images, foreign_images, write_foreign_images
 from frost.networks.common.checkpoint import load_config, load_network, network_digest
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.networks.kspace.varnet import VarNet, VarNetParams
 from frost.pipeline.params import checked
-from frost.produce import produce_all
 from frost.scans.indexing import IndexParams, build_index
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import write_index
-from frost.shards import open_split
-from frost.store import entry_key
 from frost.training.stage_one import TrainVarNetParams, facts
 from stages import cache_varnet, train_varnet
 from tests.paths import ROOT

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from frost.store import Store
+from frost.cache.store import Store
 from frost.training.trained import CURVES, deliver, finished, write_curves
 
 

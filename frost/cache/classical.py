@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from frost.cache.shards import write_volume
 from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
@@ -17,7 +18,6 @@ from frost.mri.grappa import GrappaParams, centre_products, grappa
 from frost.pipeline.params import Params
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import Volume
-from frost.shards import write_volume
 
 
 class PrepareGrappaParams(GrappaParams):

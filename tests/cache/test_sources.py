@@ -2,7 +2,7 @@
 
 import pytest
 
-from frost.sources import imported, source_digest
+from frost.cache.sources import imported, source_digest
 
 SOURCE = '''
 """What it is about."""
@@ -56,7 +56,7 @@ def test_it_is_of_what_the_code_does(module, old, new, same):
 def test_it_is_of_all_that_the_module_imports_at_any_depth(module):
     module.write_text("def image(kspace):\n    from frost.mri.coils import rss\n    return rss(kspace)\n")
     assert {"some_physics", "frost.mri.coils"} <= imported("some_physics")
-    assert "frost.mri.fourier" in imported("frost.classical")
+    assert "frost.mri.fourier" in imported("frost.cache.classical")
 
 
 @pytest.mark.parametrize(
@@ -75,15 +75,21 @@ def test_relative_imports_count(tmp_path, monkeypatch):
     (package / "blocks.py").write_text("class Block: pass\n")
     (package / "scaling.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("frost.sources.ROOT", "frost_like")
+    monkeypatch.setattr("frost.cache.sources.ROOT", "frost_like")
     assert imported("frost_like.net") == {f"frost_like{name}" for name in (".net", ".blocks", ".scaling", "")}
 
 
 def test_modules_that_decide_no_number_are_left_out(module):
     module.write_text("x = 1\n")
     plain = source_digest("some_physics")
-    plumbing = ("frost.store", "frost.produce", "frost.pipeline.places", "frost.pipeline.launch", "frost.errors")
-    assert source_digest("some_physics", *plumbing) == source_digest("some_physics", "frost.shards") != plain
+    plumbing = (
+        "frost.cache.store",
+        "frost.cache.produce",
+        "frost.pipeline.places",
+        "frost.pipeline.launch",
+        "frost.errors",
+    )
+    assert source_digest("some_physics", *plumbing) == source_digest("some_physics", "frost.cache.shards") != plain
     assert source_digest("some_physics", "frost.errors", "frost.pipeline.launch") == plain
 
 

@@ -15,9 +15,9 @@ PLUMBING = {
     "frost.pipeline.launch",
     "frost.pipeline.params",
     "frost.pipeline.places",
-    "frost.produce",
-    "frost.sources",
-    "frost.store",
+    "frost.cache.produce",
+    "frost.cache.sources",
+    "frost.cache.store",
     "frost.tables",
 }
 

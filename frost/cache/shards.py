@@ -143,7 +143,9 @@ class VolumeArray:
             and len(attributes["slice_crc32c"]) == shape[0]
             and len(attributes["channels"]) == len(attributes["maxima"]) == shape[1]
         ):
-            raise InputError(f"{folder}: not a volume of float32 (slice, channel, y, x) as `frost.shards` writes it")
+            raise InputError(
+                f"{folder}: not a volume of float32 (slice, channel, y, x) as `frost.cache.shards` writes it"
+            )
         self.shape: tuple[int, int, int, int] = (shape[0], shape[1], shape[2], shape[3])
         self.attributes: dict[str, Any] = attributes
         self.channels: tuple[str, ...] = tuple(attributes["channels"])

@@ -10,8 +10,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frost.errors import InputError
-from frost.shards import (
+from frost.cache.shards import (
     INDEX,
     SHARD,
     VolumeArray,
@@ -23,6 +22,7 @@ from frost.shards import (
     write_split,
     write_volume,
 )
+from frost.errors import InputError
 
 SHAPE = (3, 2, 5, 7)  # slice, channel, y, x
 NAMES = ("brain1", "brain2.R4")

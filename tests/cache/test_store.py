@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from frost.cache.store import MANIFEST, Store, entry_key
 from frost.errors import InputError
-from frost.store import MANIFEST, Store, entry_key
 from tests.paths import ROOT
 from tests.processes import contents, leftovers, run
 
@@ -142,7 +142,7 @@ def test_swapped_entries_are_noticed(entry, store):
 
 
 def test_an_entry_of_another_schema_is_refused(entry, store, monkeypatch):
-    monkeypatch.setattr("frost.store.SCHEMA", 2)
+    monkeypatch.setattr("frost.cache.store.SCHEMA", 2)
     with pytest.raises(InputError, match=rf"varnet/{KEY}: manifest.json is of another schema than 2"):
         store.take("varnet", KEY)
 
@@ -186,7 +186,7 @@ def test_linking_shares_or_copies(entry, store, tmp_path, monkeypatch):
     """A hard link or reflink where it can, else a copy; always the same bytes, never the manifest."""
     store.link(entry, tmp_path / "linked")
     monkeypatch.setattr(os, "link", lambda *a: (_ for _ in ()).throw(OSError(errno.EXDEV, "other file system")))
-    monkeypatch.setattr("frost.store._reflink", os.link)
+    monkeypatch.setattr("frost.cache.store._reflink", os.link)
     store.link(entry, tmp_path / "copied")
     assert not (tmp_path / "copied" / "zarr.json").samefile(entry.folder / "zarr.json")
     want = {Path(name): (entry.folder / name).read_bytes() for name in entry.files}

@@ -5,12 +5,12 @@ import pytest
 from ruamel.yaml import YAML
 from tests.test_networks import SMALL
 
+from frost.cache.store import Store
+from frost.cache.verify import agree, find_faults, repair
 from frost.errors import InputError
 from frost.networks.common.checkpoint import build, save_network
 from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.params import NamedParams
-from frost.store import Store
-from frost.verify import agree, find_faults, repair
 
 
 def write(folder):

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
+from frost.cache.shards import write_volume
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import Volume
-from frost.shards import write_volume
 
 
 def write_network_images(

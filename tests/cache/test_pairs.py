@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from frost.cache.pairs import PairDataset
+from frost.cache.shards import SHARD, write_split, write_volume
 from frost.errors import InputError
-from frost.pairs import PairDataset
-from frost.shards import SHARD, write_split, write_volume
 from frost.training.batches import ShapeBatches
 from tests.paths import ROOT
 
@@ -180,14 +180,14 @@ def test_loader_workers_give_the_same_and_hold_no_file(caches):
 
 def test_scans_are_out_of_reach():
     """Nothing that reading the caches imports can open an h5 file."""
-    folder, seen, left = ROOT, set(), {"frost.pairs", "frost.training.batches"}
+    folder, seen, left = ROOT, set(), {"frost.cache.pairs", "frost.training.batches"}
     while left:
         name = left.pop()
         source = (folder / f"{name.replace('.', '/')}.py").read_text()
         assert "h5py" not in source, name
         seen.add(name)
         left |= set(re.findall(r"^from (frost\.[\w.]+) import", source, re.MULTILINE)) - seen
-    assert seen == {"frost.pairs", "frost.training.batches", "frost.shards", "frost.errors"}
+    assert seen == {"frost.cache.pairs", "frost.training.batches", "frost.cache.shards", "frost.errors"}
 
 
 # ---- batches

@@ -11,7 +11,7 @@ temporary folder makes anyone compute it again; stages link entries into their o
 
 Key: see `entry_key`. One writer: `Store.produce` computes under the key's lock, into tmp/, then a rename
 makes the entry; so a process that is killed leaves a whole entry or none. Never trusted: `Store.take` reads
-every byte. Many volumes, made in many processes: `frost.produce`. Where the root is: `frost.pipeline.places`.
+every byte. Many volumes, made in many processes: `frost.cache.produce`. Where the root is: `frost.pipeline.places`.
 """
 
 import errno
@@ -29,9 +29,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from frost.cache.shards import REPAIR, canonical, parse
 from frost.errors import InputError
 from frost.pipeline.launch import end_if_orphaned
-from frost.shards import REPAIR, canonical, parse
 
 SCHEMA = 1  # in every key: raise it when what an entry holds changes its form
 MANIFEST = "manifest.json"

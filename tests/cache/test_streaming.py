@@ -5,8 +5,8 @@ import weakref
 import pytest
 import torch
 
-from frost.classical import PrepareParams, classical_images
-from frost.frozen import network_images
+from frost.cache.classical import PrepareParams, classical_images
+from frost.cache.frozen import network_images
 from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import checked
 from frost.scans.reader import VolumeReader

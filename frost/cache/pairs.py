@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch.utils.data import Dataset
 
+from frost.cache.shards import VolumeArray, open_split
 from frost.errors import InputError
-from frost.shards import VolumeArray, open_split
 
 
 class PairDataset(Dataset[dict[str, Any]]):

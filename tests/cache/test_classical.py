@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from frost.classical import PrepareParams, classical_images
+from frost.cache.classical import PrepareParams, classical_images
 from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c

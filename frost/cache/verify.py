@@ -19,16 +19,16 @@ import torch
 from accelerate import PartialState
 from ruamel.yaml import YAML
 
+from frost.cache.folds import frozen_networks
+from frost.cache.frozen import network_images
+from frost.cache.shards import open_split, split_faults
+from frost.cache.store import Store, link_file
 from frost.errors import InputError
-from frost.folds import frozen_networks
-from frost.frozen import network_images
 from frost.networks.common.checkpoint import CONFIG, load_network, network_digest
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.places import dvc_cache
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import SPLITS, read_index
-from frost.shards import open_split, split_faults
-from frost.store import Store, link_file
 
 NETWORKS = {"train_varnet": Path("models/varnet"), "train_rcan": Path("models/rcan")}
 OUTS = {"prepare": Path("data/images.zarr"), "cache_varnet": Path("data/varnet.zarr")}

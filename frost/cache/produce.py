@@ -23,10 +23,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from frost.cache.shards import INDEX, write_split
+from frost.cache.store import Store, entry_key
 from frost.errors import InputError
 from frost.pipeline.launch import end_if_orphaned
-from frost.shards import INDEX, write_split
-from frost.store import Store, entry_key
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 

@@ -22,6 +22,7 @@ from frost.cache.classical import PrepareParams, classical_images
 from frost.cache.frozen import network_images
 from frost.cache.pairs import input_channels
 from frost.errors import InputError
+from frost.evaluation.scores import fastmri_scores, require_finite
 from frost.mri.consistency import consistent_image, varnet_coil_images
 from frost.networks.common.checkpoint import load_config, load_network, network_digest
 from frost.networks.common.ensemble import Ensemble, self_ensemble
@@ -32,7 +33,6 @@ from frost.scans.challenge_files import challenge_path, reconstruction_made_by, 
 from frost.scans.identity import volume_identity
 from frost.scans.indexing import MaskParams, volumes_of
 from frost.scans.reader import VolumeReader
-from frost.scores import fastmri_scores, require_finite
 
 MASK_OPTIONS = "--acceleration, --center-fraction"  # what a mask that cannot be drawn is put down to
 

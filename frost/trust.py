@@ -15,12 +15,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
-from frost.disagreement import disagreement_map, rank_correlation, smooth
+from frost.evaluation.disagreement import disagreement_map, rank_correlation, smooth
+from frost.evaluation.scores import BORDER, foreground_mask, ssim_maps
 from frost.mri.coils import rss
 from frost.mri.consistency import project, residual, scale_coil_images, varnet_coil_images
 from frost.reconstruction import Models, reconstruct_volume
 from frost.scans.reader import VolumeReader
-from frost.scores import BORDER, foreground_mask, ssim_maps
 
 #: rows of `trust_table`, in order: key of `Trust.row`, its name
 COLUMNS = {

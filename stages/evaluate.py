@@ -11,15 +11,15 @@ from accelerate import PartialState
 from frost.cache.pairs import PairDataset
 from frost.cache.produce import stage_lock
 from frost.cache.store import Store
-from frost.evaluation import Case, EvaluateParams, Evaluation, draw, evaluate, group_rows, mean_varnet_ssim
+from frost.evaluation.evaluate import Case, EvaluateParams, Evaluation, draw, evaluate, group_rows, mean_varnet_ssim
+from frost.evaluation.provenance import provenance
+from frost.evaluation.tables import write_table
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.launch import end_if_orphaned, run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.provenance import provenance
 from frost.scans.challenge_files import challenge_path, write_reconstruction
-from frost.tables import write_table
 
 
 def file_of(split: str, case: Case, taken: Set[PurePosixPath]) -> PurePosixPath:

@@ -32,13 +32,13 @@ from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
 from bench.memory import resident
-from frost.compare import compare_rows, read_run
+from frost.evaluation.compare import compare_rows, read_run
+from frost.evaluation.tables import Row
 from frost.mri.sampling import MaskRecord, centre_lines, detect_acs, draw_mask
 from frost.networks.common.checkpoint import build
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.params import NamedParams
-from frost.tables import Row
 from frost.training.losses import LossParams, reconstruction_loss
 
 Changes = dict[str, Any]

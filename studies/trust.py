@@ -17,11 +17,11 @@ import torch
 from matplotlib.figure import Figure
 
 from frost.cache.pairs import PairDataset
-from frost.disagreement import disagreement_map, smooth
-from frost.figures import COLOURS
+from frost.evaluation.disagreement import disagreement_map, smooth
+from frost.evaluation.figures import COLOURS
+from frost.evaluation.tables import Row, read_table
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS
-from frost.tables import Row, read_table
 
 RESIDUALS = {
     "noise": ("noise alone", "#8c8c8c"),

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from frost.cli import app, finite
 from frost.errors import InputError
-from frost.scores import score_folders
-from frost.tables import write_table
+from frost.evaluation.scores import score_folders
+from frost.evaluation.tables import write_table
 
 COMMANDS = ("reconstruct", "score", "compare", "report", "export", "check")
 

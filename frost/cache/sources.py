@@ -18,7 +18,7 @@ PLUMBING = {
     "frost.cache.produce",
     "frost.cache.sources",
     "frost.cache.store",
-    "frost.tables",
+    "frost.evaluation.tables",
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from frost.scores import foreground_mask, ssim_foreground, ssim_maps
+from frost.evaluation.scores import foreground_mask, ssim_foreground, ssim_maps
 from frost.training.losses import LossParams, foreground, reconstruction_loss, ssim, ssim_map
 
 FRAME = LossParams(ssim=1.0, l1=0.0, region="frame", threshold=5e-5)

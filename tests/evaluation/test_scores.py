@@ -7,11 +7,11 @@ import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from frost.compare import direction
 from frost.errors import InputError
-from frost.evaluation import Case, group_rows, slice_rows, volume_rows
-from frost.report import _table
-from frost.scores import (
+from frost.evaluation.compare import direction
+from frost.evaluation.evaluate import Case, group_rows, slice_rows, volume_rows
+from frost.evaluation.report import _table
+from frost.evaluation.scores import (
     PRESETS,
     SLICE_SCORES,
     Score,
@@ -27,7 +27,7 @@ from frost.scores import (
     ssim_maps,
     summarise,
 )
-from frost.tables import parse_table, read_table, write_table
+from frost.evaluation.tables import parse_table, read_table, write_table
 from tests.paths import SHARED
 
 REFERENCE = SHARED / "reference"

@@ -24,8 +24,8 @@ from scipy.ndimage import uniform_filter
 from scipy.stats import gaussian_kde
 
 from frost.errors import InputError
-from frost.scores import SLICE_SCORES
-from frost.tables import Row
+from frost.evaluation.scores import SLICE_SCORES
+from frost.evaluation.tables import Row
 
 COLOURS = {
     "zero_filled": "#8c8c8c",

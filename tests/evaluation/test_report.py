@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from frost.errors import InputError
-from frost.evaluation import EvaluateParams, evaluate, group_rows
-from frost.provenance import provenance
+from frost.evaluation.evaluate import EvaluateParams, evaluate, group_rows
+from frost.evaluation.provenance import provenance
+from frost.evaluation.report import draw_dag, spread, write_report
+from frost.evaluation.tables import write_table
 from frost.reconstruction import load_models
-from frost.report import draw_dag, spread, write_report
-from frost.tables import write_table
 from tests.paths import ROOT
 
 CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")

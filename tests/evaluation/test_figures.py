@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from frost.errors import InputError
-from frost.figures import (
+from frost.evaluation.figures import (
     COLOURS,
     LABELS,
     LARGEST_FILE,

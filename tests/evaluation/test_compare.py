@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from frost.compare import (
+from frost.errors import InputError
+from frost.evaluation.compare import (
     TABLE,
     Run,
     as_markdown,
@@ -21,8 +22,7 @@ from frost.compare import (
     recipe,
     seed_spread,
 )
-from frost.errors import InputError
-from frost.tables import write_table
+from frost.evaluation.tables import write_table
 
 LOCK = """
 schema: '2.0'

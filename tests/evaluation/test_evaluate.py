@@ -9,9 +9,9 @@ import torch
 from skimage.metrics import structural_similarity
 
 from frost.cache.pairs import PairDataset
-from frost.disagreement import calibration, rank_correlation
 from frost.errors import InputError
-from frost.evaluation import (
+from frost.evaluation.disagreement import calibration, rank_correlation
+from frost.evaluation.evaluate import (
     IMAGES,
     Case,
     EvaluateParams,
@@ -22,8 +22,8 @@ from frost.evaluation import (
     group_rows,
     summary,
 )
+from frost.evaluation.scores import PRESETS, SLICE_SCORES, score_volume, summarise
 from frost.reconstruction import load_models
-from frost.scores import PRESETS, SLICE_SCORES, score_volume, summarise
 
 CPU = torch.device("cpu")
 FACTS = {"name": "a", "file": "a.h5", "patient": "p", "acquisition": "AXT2", "acceleration": 4.0, "maximum": 1e-3}

@@ -24,8 +24,8 @@ from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from frost.errors import InputError
-from frost.scores import SLICE_SCORES
-from frost.tables import Row, parse_table, read_table
+from frost.evaluation.scores import SLICE_SCORES
+from frost.evaluation.tables import Row, parse_table, read_table
 
 TABLE = "metrics/tables/slices.csv"
 FEWEST_PATIENTS = 10  # below it a bootstrap interval is too short and a rank test has no power

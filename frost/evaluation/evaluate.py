@@ -13,9 +13,9 @@ from torch import nn
 from tqdm import tqdm
 
 from frost.cache.pairs import PairDataset, input_channels
-from frost.disagreement import calibration, disagreement_map, rank_correlation, smooth
 from frost.errors import InputError
-from frost.figures import (
+from frost.evaluation.disagreement import calibration, disagreement_map, rank_correlation, smooth
+from frost.evaluation.figures import (
     Example,
     choose_slices,
     montage,
@@ -24,10 +24,7 @@ from frost.figures import (
     ssim_distribution,
     training_curves,
 )
-from frost.networks.common.ensemble import Ensemble, self_ensemble
-from frost.pipeline.params import Params
-from frost.scans.challenge_files import PUBLIC
-from frost.scores import (
+from frost.evaluation.scores import (
     PRESETS,
     SLICE_SCORES,
     Box,
@@ -41,7 +38,10 @@ from frost.scores import (
     ssim_maps,
     summarise,
 )
-from frost.tables import Cell, Row
+from frost.evaluation.tables import Cell, Row
+from frost.networks.common.ensemble import Ensemble, self_ensemble
+from frost.pipeline.params import Params
+from frost.scans.challenge_files import PUBLIC
 
 Images = dict[str, Float[np.ndarray, "slice y x"]]
 

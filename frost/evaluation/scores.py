@@ -23,8 +23,8 @@ from scipy.ndimage import maximum_filter, minimum_filter
 from skimage.metrics import structural_similarity
 
 from frost.errors import InputError
+from frost.evaluation.tables import Row
 from frost.scans.volumes import attribute, dataset, has_dataset, named_faults, open_h5, read_slice
-from frost.tables import Row
 
 WINDOW = 7
 BORDER = WINDOW // 2

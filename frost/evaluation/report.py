@@ -24,11 +24,11 @@ from ruamel.yaml import YAML
 
 from frost.cache.pairs import PairDataset
 from frost.errors import InputError
-from frost.figures import COLOURS, HOT, LABELS
+from frost.evaluation.figures import COLOURS, HOT, LABELS
+from frost.evaluation.scores import SLICE_SCORES
+from frost.evaluation.tables import Row, read_table
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS
-from frost.scores import SLICE_SCORES
-from frost.tables import Row, read_table
 
 VIEWS = {"zero_filled": "Zero-filled", "grappa": "GRAPPA", "varnet": "VarNet", "rcan": "RCAN", "target": "Target"}
 ERRORS = {"varnet_error": "Error of VarNet", "rcan_error": "Error of RCAN"}

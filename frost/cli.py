@@ -58,7 +58,7 @@ def reconstruct(
 
     Example: frost reconstruct --input /data/multicoil_test --output reconstructions
     """
-    from frost.reconstruction import load_models, reconstruct_folder, scores_table
+    from frost.reconstruction.live import load_models, reconstruct_folder, scores_table
 
     done = reconstruct_folder(
         load_models(models, _device(device)), input, output, acceleration, center_fraction, ensemble, time, consistent
@@ -311,11 +311,11 @@ def trust(
     """
     import json
 
-    from frost.reconstruction import load_models, new_masks
+    from frost.reconstruction.live import load_models, new_masks
+    from frost.reconstruction.trust import means, trust_table
+    from frost.reconstruction.trust import trust as ask
     from frost.scans.indexing import volumes_of
     from frost.scans.reader import VolumeReader
-    from frost.trust import means, trust_table
-    from frost.trust import trust as ask
 
     networks, failed = load_models(models, _device(device)), list[str]()
     root, volumes = volumes_of(input, new_masks(networks, acceleration, center_fraction), failed)

@@ -16,7 +16,7 @@ from ruamel.yaml.error import YAMLError
 from frost import snu2026
 from frost.errors import InputError
 from frost.networks.common.checkpoint import CONFIG, WEIGHTS, load_config
-from frost.reconstruction import load_models
+from frost.reconstruction.live import load_models
 from frost.scans.volumes import read_index
 
 State = Literal["kept", "broken", "open"]

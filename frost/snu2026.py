@@ -19,7 +19,7 @@ from frost.mri.coils import center_crop, rss
 from frost.mri.fourier import ifft2c
 from frost.mri.grappa import grappa
 from frost.mri.sampling import centre_lines, detect_acs
-from frost.reconstruction import Models, load_models
+from frost.reconstruction.live import Models, load_models
 from frost.scans.volumes import dataset, named_faults, open_h5, read_mask, read_slice
 
 INPUT_KIND = "kspace"

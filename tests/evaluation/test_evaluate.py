@@ -23,7 +23,7 @@ from frost.evaluation.evaluate import (
     summary,
 )
 from frost.evaluation.scores import PRESETS, SLICE_SCORES, score_volume, summarise
-from frost.reconstruction import load_models
+from frost.reconstruction.live import load_models
 
 CPU = torch.device("cpu")
 FACTS = {"name": "a", "file": "a.h5", "patient": "p", "acquisition": "AXT2", "acceleration": 4.0, "maximum": 1e-3}

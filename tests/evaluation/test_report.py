@@ -12,7 +12,7 @@ from frost.evaluation.evaluate import EvaluateParams, evaluate, group_rows
 from frost.evaluation.provenance import provenance
 from frost.evaluation.report import draw_dag, spread, write_report
 from frost.evaluation.tables import write_table
-from frost.reconstruction import load_models
+from frost.reconstruction.live import load_models
 from tests.paths import ROOT
 
 CHROMIUM = shutil.which("chromium"), shutil.which("chromedriver")

@@ -12,7 +12,7 @@ import torch
 from ruamel.yaml import YAML
 
 from frost.errors import InputError
-from frost.reconstruction import load_models, reconstruct_volume
+from frost.reconstruction.live import load_models, reconstruct_volume
 from frost.rules import RULES, check, export_snu2026
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader

@@ -19,7 +19,7 @@ from frost.evaluation.disagreement import disagreement_map, rank_correlation, sm
 from frost.evaluation.scores import BORDER, foreground_mask, ssim_maps
 from frost.mri.coils import rss
 from frost.mri.consistency import project, residual, scale_coil_images, varnet_coil_images
-from frost.reconstruction import Models, reconstruct_volume
+from frost.reconstruction.live import Models, reconstruct_volume
 from frost.scans.reader import VolumeReader
 
 #: rows of `trust_table`, in order: key of `Trust.row`, its name

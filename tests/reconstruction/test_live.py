@@ -11,7 +11,7 @@ from frost.errors import InputError
 from frost.evaluation.scores import fastmri_scores
 from frost.networks.common.checkpoint import load_network
 from frost.networks.image import IMAGE_NETWORKS
-from frost.reconstruction import load_models, new_masks, reconstruct_folder, reconstruct_volume
+from frost.reconstruction.live import load_models, new_masks, reconstruct_folder, reconstruct_volume
 from frost.scans.challenge_files import challenge_path
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader

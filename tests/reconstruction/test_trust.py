@@ -12,10 +12,10 @@ from frost.cli import app
 from frost.mri.coils import expand, rss
 from frost.mri.consistency import project, residual, scale_coil_images
 from frost.mri.fourier import fft2c, ifft2c
-from frost.reconstruction import load_models, reconstruct_volume
+from frost.reconstruction.live import load_models, reconstruct_volume
+from frost.reconstruction.trust import noise_share, trust
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader
-from frost.trust import noise_share, trust
 
 
 @pytest.fixture

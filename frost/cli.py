@@ -250,7 +250,7 @@ def export(
 
     Example: frost export snu2026 --output submission
     """
-    from frost.rules import export_snu2026
+    from frost.challenges.rules import export_snu2026
 
     export_snu2026(models, output)
     Console().print(f"{output}/test_part.py goes to utils/learning, {output}/checkpoints is its `args.exp_dir`")
@@ -265,7 +265,7 @@ def check(
 
     Example: frost check snu2026
     """
-    from frost.rules import check as held_against
+    from frost.challenges.rules import check as held_against
 
     findings = held_against(challenge, run)
     table = Table("rule", "", "why", title=challenge)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from frost.challenges.rules import RULES, check, export_snu2026
 from frost.errors import InputError
 from frost.reconstruction.live import load_models, reconstruct_volume
-from frost.rules import RULES, check, export_snu2026
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import write_index

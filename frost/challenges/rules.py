@@ -13,7 +13,7 @@ import torch
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from frost import snu2026
+from frost.challenges import snu2026
 from frost.errors import InputError
 from frost.networks.common.checkpoint import CONFIG, WEIGHTS, load_config
 from frost.reconstruction.live import load_models

@@ -13,6 +13,7 @@ test: lint
 lint: .venv/installed
 	ruff check .
 	ruff format --check .
+	lint-imports --no-cache
 	mypy
 
 format: .venv/installed

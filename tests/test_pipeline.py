@@ -199,7 +199,7 @@ def test_an_experiment_in_a_temporary_workspace_asks_stage_1_nothing(repository)
 
 
 def test_another_image_network_leaves_stage_1_alone(repository):
-    file = repository.folder / "frost" / "image_networks" / "rcan.py"
+    file = repository.folder / "frost" / "networks" / "image" / "rcan.py"
     file.write_text(file.read_text() + "# a remark\n")
     changed = json.loads(repository.run("dvc", "status", "--json"))
     assert set(changed) == {"index", "train_rcan", "evaluate"} and changed["index"] == ["always changed"]

@@ -1,1 +1,5 @@
-"""TODO"""
+"""The live path: k-space to the final image, for scans that no cache knows, and what of it can be trusted.
+
+In: a file or folder of scans and both networks. Out: challenge files, scores, maps.
+May import: `frost.evaluation` and below.
+"""

@@ -1,9 +1,9 @@
 """Simulated multi-coil scans: anatomy in, fully sampled k-space in fastMRI's layout out.
 
-A head (frost.simulation.template, or one of frost.simulation.heads) is rendered on a grid twice as fine, multiplied there by phase and coil
-sensitivities, Fourier transformed, and cut to the wanted matrix in k-space: partial volume and ringing are those of a
-real scan, and no reconstruction can invert what made the data. Then complex Gaussian noise. A file is a function of
-the parameters and of its head, byte for byte, on any number of processes.
+A head (of the `template`, or a NIfTI file of `heads`) is rendered on a grid twice as fine, multiplied there by phase
+and coil sensitivities, Fourier transformed, and cut to the wanted matrix in k-space: partial volume and ringing are
+those of a real scan, and no reconstruction can invert what made the data. Then complex Gaussian noise. A file is a
+function of the parameters and of its head, byte for byte, on any number of processes.
 """
 
 import multiprocessing

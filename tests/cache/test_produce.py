@@ -34,7 +34,7 @@ def test_a_second_run_of_a_stage_waits_and_names_the_first(store, tmp_path, capf
             print(flush=True)
             sys.stdin.read()
     """
-    process = run("tests.test_produce", code, store.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = run("tests.cache.test_produce", code, store.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
     timer = threading.Timer(0.5, process.stdin.close)
     timer.start()
@@ -159,7 +159,7 @@ def test_who_waits_for_another_run_computes_when_that_is_killed(store, tmp_path)
             time.sleep(60)
     """
     (task,) = tasks(0, 1)
-    process = run("tests.test_produce", code, store.root, entry_key("stage", task.facts), stdout=subprocess.PIPE)
+    process = run("tests.cache.test_produce", code, store.root, entry_key("stage", task.facts), stdout=subprocess.PIPE)
     process.stdout.readline()
     threading.Timer(3, process.kill).start()
     assert produce_all(store, "stage", {tmp_path / "out": [task]}, make, processes=1) == 1
@@ -197,7 +197,7 @@ def test_processes_end_with_the_one_that_started_them(store, tmp_path):
     code = """
         produce_all(Store(Path(sys.argv[1])), "varnet", splits(Path(sys.argv[2])), make_slow, 2)
     """
-    process = run("tests.test_produce", code, store.root, tmp_path / "out", stderr=subprocess.DEVNULL)
+    process = run("tests.cache.test_produce", code, store.root, tmp_path / "out", stderr=subprocess.DEVNULL)
     until(lambda: store.ls())
     children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
@@ -217,7 +217,7 @@ def test_ranks_share_the_work_and_the_first_finishes_it(store, tmp_path):
     """
     ranks = [
         run(
-            "tests.test_produce", code, store.root, tmp_path / "out", how,
+            "tests.cache.test_produce", code, store.root, tmp_path / "out", how,
             env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "3"}, stderr=subprocess.DEVNULL,
         )
         for rank, how in enumerate(("work", "die", "work"))

@@ -224,7 +224,7 @@ def test_what_is_old_goes_and_what_is_used_or_locked_stays(store):
         age(store, entry, 10)
     store.take("varnet", entries[0].key)  # used now
     process = run(
-        "tests.test_store",
+        "tests.cache.test_store",
         """
         with Store(Path(sys.argv[1])).lock(sys.argv[2]):
             print(flush=True)
@@ -304,7 +304,7 @@ def test_who_does_not_want_to_wait_gets_none(store):
             write(folder)
         Store(Path(sys.argv[1])).produce("varnet", FACTS, compute)
     """
-    process = run("tests.test_store", code, store.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = run("tests.cache.test_store", code, store.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
     assert store.produce("varnet", FACTS, write, wait=False) is None
     store.clean()
@@ -323,7 +323,7 @@ def test_killed_in_the_middle(store, entry, tmp_path):
         Store(Path(sys.argv[1])).produce("varnet", FACTS, compute)
     """
     other = Store(tmp_path / "other")
-    process = run("tests.test_store", code, other.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = run("tests.cache.test_store", code, other.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
     process.kill()
     process.communicate()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
-from tests.test_networks import SMALL
+from tests.networks.test_networks import SMALL
 
 from frost.cache.store import Store
 from frost.cache.verify import agree, find_faults, repair

@@ -94,7 +94,7 @@ def in_turn(folder: Path, n_rounds: int) -> tuple[dict[str, list[dict[str, float
     pythons = {"frost": sys.executable, "fastmri": str(PEERS)}
     processes = {
         side: subprocess.Popen(
-            [python, "-m", "bench.varnet_side", side, str(folder)],
+            [python, "-m", "bench.varnet_worker", side, str(folder)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )
         for side, python in pythons.items()
@@ -121,7 +121,7 @@ def answer(process: "subprocess.Popen[str]") -> dict[str, Any]:
     for line in process.stdout:
         if line.startswith("{"):
             return dict(json.loads(line))
-    raise RuntimeError("a side ended without an answer; `python -m bench.varnet_side` tells why")
+    raise RuntimeError("a side ended without an answer; `python -m bench.varnet_worker` tells why")
 
 
 if __name__ == "__main__":

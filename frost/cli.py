@@ -313,7 +313,7 @@ def trust(
 
     from frost.reconstruction.live import load_models, new_masks
     from frost.reconstruction.trust import means, trust_table
-    from frost.reconstruction.trust import trust as ask
+    from frost.reconstruction.trust import trust as measure_trust
     from frost.scans.indexing import volumes_of
     from frost.scans.reader import VolumeReader
 
@@ -323,7 +323,7 @@ def trust(
     for volume in volumes:
         try:
             with VolumeReader(root, volume) as reader:
-                rows.append(ask(networks, reader, foreground).row)
+                rows.append(measure_trust(networks, reader, foreground).row)
         except InputError as error:
             failed.append(str(error))
     if json_:

@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import Field
 from torch import nn
 
-from frost.cache.folds import Frozen, frozen_networks, saw, who_speaks
+from frost.cache.folds import Frozen, frozen_networks, network_for, was_trained_on
 from frost.cache.frozen import own_device, write_network_images
-from frost.cache.imported import file_digest, find_images, write_foreign_images
+from frost.cache.imported import file_digest, find_images, write_imported_images
 from frost.cache.produce import Compute, Task, produce_all, stage_lock
 from frost.cache.sources import source_digest
 from frost.cache.store import Store
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     params, store = load_params("cache_varnet", CacheParams), Store(store_root())
     volumes = {split: read_index(paths.index / f"{split}.json") for split in SPLITS}
     everyone = [volume for split in SPLITS for volume in volumes[split]]
-    with summary("cache_varnet") as says, stage_lock(store, "cache_varnet"):
+    with summary("cache_varnet") as outcome, stage_lock(store, "cache_varnet"):
         if params.import_:
             files = find_images(Path(params.import_), everyone)
             tasks = {volume.key: imported(volume, files[volume.key]) for volume in everyone}
@@ -45,30 +45,30 @@ def main(argv: list[str] | None = None) -> None:
             networks = frozen_networks(paths.network)
             module = network_module(paths.network, KSPACE_NETWORKS)
             sources = source_digest("frost.cache.frozen", module, alone=["frost.networks.common.checkpoint"])
-            speakers = {volume.key: who_speaks(networks, volume) for volume in everyone}
-            tasks = {volume.key: asked(volume, speakers[volume.key], sources) for volume in everyone}
+            network_of = {volume.key: network_for(networks, volume) for volume in everyone}
+            tasks = {volume.key: network_task(volume, network_of[volume.key], sources) for volume in everyone}
             make = partial(writer, paths.source)
             if isinstance(words := networks[0].trained_on, str):
                 sys.stderr.write(
                     f"cache_varnet: the network was trained on {words}; none here is sure to be new to it\n"
                 )
-            known = [volume for volume in everyone if saw(speakers[volume.key], volume)]
+            known = [volume for volume in everyone if was_trained_on(network_of[volume.key], volume)]
             if flattered := sum(volume.split != "train" for volume in known):
                 words = f"{flattered} volumes of val and test, whose scores flatter"
                 sys.stderr.write(f"cache_varnet: the network was trained on {words}\n")
-            says["volumes by a network that saw them"] = len(known)
+            outcome["volumes by a network that was trained on them"] = len(known)
         splits = {paths.varnet / split: [tasks[volume.key] for volume in volumes[split]] for split in SPLITS}
         on_cpu = own_device().type == "cpu"
-        says["slices computed"] = produce_all(store, "cache_varnet", splits, make, processes=None if on_cpu else 0)
-        says["volumes"] = len(everyone)
+        outcome["slices computed"] = produce_all(store, "cache_varnet", splits, make, processes=None if on_cpu else 0)
+        outcome["volumes"] = len(everyone)
 
 
-def asked(volume: Volume, network: Frozen, sources: str) -> Task:
+def network_task(volume: Volume, network: Frozen, sources: str) -> Task:
     """To ask `network` about a volume. Words about what it saw go into the cache, and so into the key."""
     made_by = {"network": network.digest}
     if isinstance(network.trained_on, str):
         made_by["trained_on"] = network.trained_on
-    elif volume.split != "train" and saw(network, volume):
+    elif volume.split != "train" and was_trained_on(network, volume):
         made_by["trained_on"] = f"this patient, who is in {volume.split} now"
     facts = {"sources": sources, "volume": volume.facts(), **made_by}
     return Task(volume.name, volume.n_slices, facts, (volume, network.folder, made_by))
@@ -101,7 +101,7 @@ def copier(source: Path) -> Compute:
     """What each process does with a volume whose images are there already."""
 
     def compute(item: tuple[Volume, Path, str], out: Path) -> None:
-        write_foreign_images(out, source, *item)
+        write_imported_images(out, source, *item)
         require_unchanged(source, item[0])
 
     return compute

@@ -40,10 +40,10 @@ def main(argv: list[str] | None = None) -> None:
     outs = ("metrics", "provenance", "tables", "plots", "reconstructions")
     paths = stage_paths(argv, "images", "varnet", "network", "curves", *outs, about=__doc__)
     params = load_params("evaluate", EvaluateParams)
-    with summary("evaluate") as says, stage_lock(Store(store_root()), "evaluate"):
+    with summary("evaluate") as outcome, stage_lock(Store(store_root()), "evaluate"):
         result = scored(paths, params)
         best = "test" if "rcan" in result.metrics.get("test", {}) else "val"
-        says |= {f"{image} ({best} SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()}
+        outcome |= {f"{image} ({best} SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()}
 
 
 def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
@@ -67,7 +67,7 @@ def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
     result = evaluate({"val": val, "test": test}, network, params, device, keep)
     optimism = mean_varnet_ssim(train) - result.metrics["val"]["varnet"]["ssim"]
     metrics = result.metrics | {
-        "cache": {"optimism": optimism, "imported_saw_validation": int(val.made_by()["saw_validation"])}
+        "cache": {"optimism": optimism, "imported_trained_on_validation": int(val.made_by()["trained_on_validation"])}
     }
 
     for folder in (paths.metrics.parent, paths.tables, paths.plots):

@@ -19,12 +19,12 @@ def main(argv: list[str] | None = None) -> None:
     """Write `--index DIR`/{train,val,test}.json, and the link `--source` by which later stages find the scans."""
     paths = stage_paths(argv, "simulated", "source", "index", about=__doc__)
     params = load_params("index", IndexParams)
-    with summary("index") as says, stage_lock(Store(store_root()), "index"):
+    with summary("index") as outcome, stage_lock(Store(store_root()), "index"):
         index = build_index(params, store_root() / "identities.json", say=print)
         end_if_orphaned()  # a later run may have other params
         write_index(paths.index, index)
         point(paths.source, Path(params.source))
-        says |= {f"{split} volumes": len(volumes) for split, volumes in index.items()}
+        outcome |= {f"{split} volumes": len(volumes) for split, volumes in index.items()}
 
 
 def point(link: Path, folder: Path) -> None:

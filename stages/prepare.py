@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
 
     volumes = {split: read_index(paths.index / f"{split}.json") for split in SPLITS}
     splits = {paths.images / split: [task(volume) for volume in volumes[split]] for split in SPLITS}
-    with summary("prepare") as says, stage_lock(store, "prepare"):
-        says["slices computed"] = produce_all(store, "prepare", splits, partial(writer, paths.source, params))
-        says["volumes"] = sum(map(len, volumes.values()))
+    with summary("prepare") as outcome, stage_lock(store, "prepare"):
+        outcome["slices computed"] = produce_all(store, "prepare", splits, partial(writer, paths.source, params))
+        outcome["volumes"] = sum(map(len, volumes.values()))
 
 
 def writer(source: Path, params: PrepareParams) -> Compute:

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     paths = stage_paths(argv, "scans", about=__doc__)
     params = load_params("simulate", SimulateParams)
     with (
-        summary("simulate") as says,
+        summary("simulate") as outcome,
         stage_lock(Store(store_root()), "simulate"),
         tqdm(desc="simulate", unit="volume", disable=None) as bar,
     ):
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
         volumes, warnings = simulate(paths.scans, params, n_processes=os.cpu_count() or 1, progress=progress)
         for warning in warnings:
             sys.stderr.write(f"simulate: {warning}\n")
-        says |= {f"{split} volumes": n for split, n in volumes.items()}
+        outcome |= {f"{split} volumes": n for split, n in volumes.items()}
 
 
 if __name__ == "__main__":

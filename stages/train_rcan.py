@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> None:
         "params": params.model_dump(mode="json", exclude={"fit": {"loader"}}),
         "caches": [hashlib.sha256(index.read_bytes()).hexdigest() for index in indexes],
     }
-    with summary("train_rcan") as says, stage_lock(store, "train_rcan"):
-        says |= deliver(store, finished(store, "train_rcan", facts, training), paths.network, paths.curves)
+    with summary("train_rcan") as outcome, stage_lock(store, "train_rcan"):
+        outcome |= deliver(store, finished(store, "train_rcan", facts, training), paths.network, paths.curves)
 
 
 if __name__ == "__main__":

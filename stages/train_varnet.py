@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
-from frost.cache.folds import FOLDS, fold_of, seen
+from frost.cache.folds import FOLDS, fold_of, training_record
 from frost.cache.produce import stage_lock
 from frost.cache.store import Entry, Store
 from frost.networks.common.checkpoint import load_config, save_network
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         def training(folder: Path, state: Path) -> None:
             set_seed(params.fit.seed)
             start, history = beginning(params), History()
-            saw = start.trained_on
+            trained_on = start.trained_on
             if params.trains:
                 history = fit(
                     start.network, ScanDataset(paths.source, volumes, params.scans, params.fit.seed),
@@ -44,23 +44,24 @@ def main(argv: list[str] | None = None) -> None:
                 if os.environ.get("RANK", "0") == "0":
                     for volume in [*volumes, *val]:
                         require_unchanged(paths.source, volume)
-                saw = saw if isinstance(saw, str) else saw + [seen(volume) for volume in volumes]
-            save_network(folder, start.name, start.network, trained_on=saw)
+                if not isinstance(trained_on, str):
+                    trained_on = trained_on + [training_record(volume) for volume in volumes]
+            save_network(folder, start.name, start.network, trained_on=trained_on)
             write_curves(folder / "curves.tsv", history)
 
         return finished(store, "train_varnet", facts(params, volumes, val), training)
 
-    with summary("train_varnet") as says, stage_lock(store, "train_varnet"):
+    with summary("train_varnet") as outcome, stage_lock(store, "train_varnet"):
         entry = network(train, "train_varnet", lambda rows: write_curves(paths.curves, rows))
-        says |= deliver(store, entry, paths.network, paths.curves)
+        outcome |= deliver(store, entry, paths.network, paths.curves)
         if entry:
             shutil.rmtree(paths.network / FOLDS, ignore_errors=True)
         for fold in sorted({fold_of(volume.patient, params.folds) for volume in train}) if params.folds > 1 else ():
             others = [volume for volume in train if fold_of(volume.patient, params.folds) != fold]
             if part := network(others, f"train_varnet, fold {fold}", lambda rows: None):
                 store.link(part, paths.network / FOLDS / str(fold))
-        if entry and isinstance(saw := load_config(paths.network)["trained_on"], str):
-            sys.stderr.write(f"train_varnet: {params.import_}: trained on {saw}; scores on what it saw flatter it\n")
+        if entry and isinstance(trained_on := load_config(paths.network)["trained_on"], str):
+            sys.stderr.write(f"train_varnet: {params.import_}: trained on {trained_on}; its scores there flatter\n")
 
 
 if __name__ == "__main__":

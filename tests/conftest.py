@@ -362,7 +362,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         for volume in volumes:
             images, frozen = (root / "data" / name / split / volume.name for name in ("images.zarr", "varnet.zarr"))
             write_images(images, source / split, volume, prepare)
-            facts = {"network": digest, "saw_validation": False}
+            facts = {"network": digest, "trained_on_validation": False}
             write_network_images(frozen, source / split, volume, varnet, facts, torch.device("cpu"))
         for name in ("images.zarr", "varnet.zarr"):
             write_split(root / "data" / name / split)

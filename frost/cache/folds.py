@@ -25,7 +25,7 @@ def fold_of(patient: str, n_folds: int) -> int:
     return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") % n_folds
 
 
-def seen(volume: Volume) -> dict[str, str]:
+def training_record(volume: Volume) -> dict[str, str]:
     """What tells later that a network saw this volume, under whatever name."""
     return {"patient": volume.patient, "identity": volume.identity}
 
@@ -37,12 +37,12 @@ def frozen_networks(folder: Path) -> list[Frozen]:
     return [Frozen(f, network_digest(f), load_config(f).get("trained_on", UNKNOWN)) for f in folders]
 
 
-def who_speaks(networks: Sequence[Frozen], volume: Volume) -> Frozen:
+def network_for(networks: Sequence[Frozen], volume: Volume) -> Frozen:
     """The first network that never saw `volume`; the first of all, which is the final one, where all did."""
-    return next((network for network in networks if not saw(network, volume)), networks[0])
+    return next((network for network in networks if not was_trained_on(network, volume)), networks[0])
 
 
-def saw(network: Frozen, volume: Volume) -> bool:
+def was_trained_on(network: Frozen, volume: Volume) -> bool:
     """Whether `network` was trained on this volume, or on another of its patient. False where that is not known."""
     if isinstance(network.trained_on, str):
         return False

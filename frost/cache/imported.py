@@ -55,19 +55,19 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_foreign_images(out: Path, source: Path, volume: Volume, file: Path, digest: str) -> None:
+def write_imported_images(out: Path, source: Path, volume: Volume, file: Path, digest: str) -> None:
     """The images in `file` as channel `varnet`, once shape, numbers and scale are what this volume's must be.
 
     Raises InputError where the file is not the one of this digest any more: another program may still be writing it.
     """
     with VolumeReader(source, volume) as reader:
         attributes = {**reader.attributes(), "network": "imported", "image": digest}
-        write_volume(out, foreign_images(file, reader), volume.n_slices, ["varnet"], attributes)
+        write_volume(out, imported_images(file, reader), volume.n_slices, ["varnet"], attributes)
     if file_digest(file) != digest:
         raise InputError(f"{file}: changed while it was read; run again once it is written")
 
 
-def foreign_images(file: Path, reader: VolumeReader) -> Iterator[Float[np.ndarray, "1 y x"]]:
+def imported_images(file: Path, reader: VolumeReader) -> Iterator[Float[np.ndarray, "1 y x"]]:
     """The images of a volume, a slice at a time. Raises InputError, naming the file, where they cannot be its own."""
     volume = reader.volume
     shape = (volume.n_slices, *volume.crop)

@@ -88,7 +88,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             "masks": [dict(zip(words, mask)) for mask in sorted(masks, key=str)],
             "prepare": attributes[0]["prepare"] if attributes else None,
             "networks": sorted({self._varnet[name].attributes["network"] for name in self.names}),
-            "saw_validation": any("val" in self._varnet[n].attributes.get("trained_on", "") for n in self.names),
+            "trained_on_validation": any("val" in self._varnet[n].attributes.get("trained_on", "") for n in self.names),
         }
 
     def _array(self, name: str, channel: str) -> VolumeArray:

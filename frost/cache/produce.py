@@ -40,7 +40,7 @@ def stage_lock(store: Store, stage: str) -> Iterator[None]:
     A process that waits prints the number of the one that it waits for. Of several ranks the first holds it
     for all. Where the store can only be read nobody holds anything: all that a stage can do is link.
     """
-    if os.environ.get("RANK", "0") != "0" or store.is_closed():
+    if os.environ.get("RANK", "0") != "0" or store.is_read_only():
         yield
         return
     name = f"{stage}.{hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:16]}"
@@ -153,15 +153,15 @@ def _compute(
             for connection in wait_for_any(list(workers), timeout=1):
                 assert isinstance(connection, Connection)
                 try:
-                    said = connection.recv()
+                    received = connection.recv()
                 except EOFError:  # done, or killed: the others go on
                     process = workers.pop(connection)
                     process.join()
                     deaths += [f"exit code {process.exitcode}"] if process.exitcode else []
                     continue
-                if isinstance(said, Exception):
-                    raise said
-                bar.update(said)
+                if isinstance(received, Exception):
+                    raise received
+                bar.update(received)
     return ", ".join(deaths)
 
 

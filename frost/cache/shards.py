@@ -251,7 +251,7 @@ def open_split(folder: Path) -> dict[str, VolumeArray]:
     Raises InputError where the index is damaged, or the volumes in the folder are not exactly those it names.
     """
     metadata = _read_index(folder)
-    for fault in _strangers(folder, metadata):
+    for fault in _unexpected(folder, metadata):
         raise InputError(fault)
     arrays = {name: VolumeArray(folder / name, metadata[name]) for name in sorted(metadata)}
     for array in arrays.values():
@@ -265,7 +265,7 @@ def split_faults(folder: Path) -> list[str]:
         metadata = _read_index(folder)
     except InputError as error:
         return [str(error)]
-    found = _strangers(folder, metadata)
+    found = _unexpected(folder, metadata)
     for name in sorted(name for name in metadata if (folder / name).is_dir()):
         try:
             VolumeArray(folder / name, metadata[name]).verify()
@@ -291,7 +291,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def _strangers(folder: Path, metadata: Mapping[str, Any]) -> list[str]:
+def _unexpected(folder: Path, metadata: Mapping[str, Any]) -> list[str]:
     """What is in the folder and not in its index, or the other way round."""
     there = {path.name for path in folder.iterdir()} - {INDEX}
     return [

@@ -1,4 +1,4 @@
-"""The store: what the frozen stage said, kept once, checked always.
+"""The store: finished volumes and networks, kept once, checked always.
 
 One finished piece of work of one stage, mostly a volume, is one entry, found by the key of everything that it
 depends on. It lies outside the workspace, so neither `dvc` deleting a stage's outs nor an experiment in a
@@ -90,7 +90,7 @@ class Store:
         """The folder for checkpoints of the training that makes entry `key`; removed when it is done."""
         return self.root / "training" / key
 
-    def is_closed(self) -> bool:
+    def is_read_only(self) -> bool:
         """Whether it is there and this process may only read it."""
         return self.root.is_dir() and not os.access(self.root, os.W_OK, effective_ids=True)
 
@@ -190,9 +190,9 @@ class Store:
             for path in _files(destination):
                 if path.relative_to(destination).as_posix() not in entry.files:
                     path.unlink()
-            for name, said in entry.files.items():
+            for name, described in entry.files.items():
                 source, target = entry.folder / name, destination / name
-                if not (target.is_file() and (target.samefile(source) or _described(target) == said)):
+                if not (target.is_file() and (target.samefile(source) or _described(target) == described)):
                     link_file(source, target)
 
     # ---- housekeeping
@@ -216,10 +216,10 @@ class Store:
         """
         with self.lock(key, wait=False) as held:
             if held:
-                grave = self.root / "tmp" / f"{key}.{uuid.uuid4().hex}"
+                trash = self.root / "tmp" / f"{key}.{uuid.uuid4().hex}"
                 with self.named_faults(), suppress(FileNotFoundError):
-                    grave.parent.mkdir(exist_ok=True)
-                    self.folder(stage, key).rename(grave)
+                    trash.parent.mkdir(exist_ok=True)
+                    self.folder(stage, key).rename(trash)
                 self._sweep(key)
         return held
 
@@ -273,10 +273,11 @@ class Store:
         """The files of an entry that its manifest describes otherwise; none where that is damaged itself."""
         folder = self.folder(stage, key)
         try:
-            said = parse(folder / MANIFEST)["files"].items()
+            described = parse(folder / MANIFEST)["files"].items()
         except (InputError, OSError, KeyError, TypeError, AttributeError):
             return []
-        return [folder / name for name, one in said if (folder / name).is_file() and _described(folder / name) != one]
+        files = [(folder / name, one) for name, one in described]
+        return [file for file, one in files if file.is_file() and _described(file) != one]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -323,10 +324,10 @@ def _verified(folder: Path, stage: str, key: str) -> Entry:
     del there[MANIFEST]
     for name in sorted(there.keys() ^ manifest["files"].keys()):
         raise wrong(f"{name} {'does not belong here' if name in there else 'is missing'}")
-    for name, said in manifest["files"].items():
-        if there[name].is_symlink() or there[name].stat().st_size != said["size"]:
-            raise wrong(f"{name} does not have its {said['size']} bytes")
-        if _described(there[name]) != said:
+    for name, described in manifest["files"].items():
+        if there[name].is_symlink() or there[name].stat().st_size != described["size"]:
+            raise wrong(f"{name} does not have its {described['size']} bytes")
+        if _described(there[name]) != described:
             raise wrong(f"{name} is damaged")
     return Entry(stage, key, folder, manifest["facts"], manifest["files"])
 

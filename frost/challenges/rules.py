@@ -51,8 +51,8 @@ def _no_external_weights(run: Run) -> Verdict:
         key, value = ("train_varnet", weights) if weights else ("cache_varnet", images)
         return "broken", f"{key}.import: {value}"
     varnet = run.root / "models" / "varnet"
-    if (varnet / CONFIG).exists() and isinstance(saw := load_config(varnet).get("trained_on"), str):
-        return "broken", f"models/varnet: imported, trained on {saw}; run `dvc repro`"
+    if (varnet / CONFIG).exists() and isinstance(trained_on := load_config(varnet).get("trained_on"), str):
+        return "broken", f"models/varnet: imported, trained on {trained_on}; run `dvc repro`"
     return "kept", "both networks start from random weights"
 
 

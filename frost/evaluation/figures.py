@@ -139,7 +139,7 @@ def worst_patch(image: Float[np.ndarray, "y x"], target: Float[np.ndarray, "y x"
     return slice(top, top + size), slice(left, left + size)
 
 
-def telling_patch(example: Example, name: str) -> tuple[slice, slice]:
+def clearest_patch(example: Example, name: str) -> tuple[slice, slice]:
     """What a montage enlarges: the largest lesion with some of its surroundings, else where image `name` is worst."""
     height, width = example.target.shape
     if not example.boxes:
@@ -192,7 +192,7 @@ def _draw_example(
     figure.text(gap / WIDTH, (top - 0.05) / total, example.title, weight="bold", size=8, va="top")
     figure.text(1 - gap / WIDTH, (top - 0.06) / total, example.caption, size=7, va="top", ha="right", color="#555555")
     top -= 0.22
-    patch = telling_patch(example, names[-1])
+    patch = clearest_patch(example, names[-1])
     white = _quantile(example.target, 0.998)
     grey = {"cmap": GREY, "vmin": 0, "vmax": white}
 

@@ -21,8 +21,8 @@ def spread_over_processes(stage: str) -> None:
     `PET_NPROC_PER_NODE=8 dvc repro` trains on 8 devices, and with `PET_NNODES=2` and its companions the same line
     started on two machines on both, by command lines in dvc.yaml that know nothing of either: DVC sees no change.
     """
-    asked = any(os.environ.get(name, "1") not in ("", "1") for name in ("PET_NPROC_PER_NODE", "PET_NNODES"))
-    if stage not in DISTRIBUTED or not asked or "LOCAL_RANK" in os.environ:
+    several = any(os.environ.get(name, "1") not in ("", "1") for name in ("PET_NPROC_PER_NODE", "PET_NNODES"))
+    if stage not in DISTRIBUTED or not several or "LOCAL_RANK" in os.environ:
         return
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main
@@ -53,8 +53,8 @@ def run(main: Callable[[], None]) -> None:
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        said = str(error).strip().rstrip(".")
-        fail(f"{said}; was there too little memory? Run it again: what was finished is kept")
+        text = str(error).strip().rstrip(".")
+        fail(f"{text}; was there too little memory? Run it again: what was finished is kept")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -102,5 +102,5 @@ def summary(stage: str) -> Iterator[dict[str, object]]:
     facts: dict[str, object] = {}
     yield facts
     if os.environ.get("RANK", "0") == "0":
-        said = ", ".join(f"{value} {name}" if name else str(value) for name, value in facts.items())
-        sys.stdout.write(f"{stage}: {said}\n")
+        text = ", ".join(f"{value} {name}" if name else str(value) for name, value in facts.items())
+        sys.stdout.write(f"{stage}: {text}\n")

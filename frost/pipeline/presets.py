@@ -18,12 +18,12 @@ def apply_preset(preset: Path, params: Path) -> list[str]:
     YAML and for a key that `params` does not have; the file is then as it was.
     """
     changes, values = _read(preset), _read(params)
-    said = list(_merge(values, changes, preset))
+    lines = list(_merge(values, changes, preset))
     fresh = params.with_name(f".{params.name}.{os.getpid()}")
     with fresh.open("w") as out:
         _yaml().dump(values, out)
     fresh.replace(params)
-    return said
+    return lines
 
 
 def _merge(

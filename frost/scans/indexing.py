@@ -166,8 +166,8 @@ def _choice(volume: Volume, suffix: str, masks: MaskParams) -> int:
 
 def _refuse_twins(volumes: list[Volume]) -> None:
     """Names become folders: two of one name would overwrite each other, also where the disk ignores case."""
-    seen: dict[str, Volume] = {}
+    by_name: dict[str, Volume] = {}
     for volume in volumes:
-        twin = seen.setdefault(volume.name.lower(), volume)
+        twin = by_name.setdefault(volume.name.lower(), volume)
         if twin is not volume:
             raise InputError(f"{volume.file}: has the same name as {twin.file} in {volume.split}; rename one of them")

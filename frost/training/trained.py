@@ -28,26 +28,26 @@ def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable
     facts = {**facts, "processes": process.num_processes}
     key = entry_key(stage, facts)
     state = store.training(key) / "state"
-    tell = _teller(process)
+    broadcast = _broadcaster(process)
     if not process.is_main_process:
-        if tell(None):
+        if broadcast(None):
             with tempfile.TemporaryDirectory() as folder:
                 train(Path(folder), state)
         return None
-    asked: list[bool] = []
+    computed: list[bool] = []
 
     def compute(folder: Path) -> None:
-        asked.append(tell(True))
+        computed.append(broadcast(True))
         state.parent.mkdir(parents=True, exist_ok=True)
         train(folder, state)
 
     entry = store.produce(stage, facts, compute)
-    if not asked:
-        tell(False)
+    if not computed:
+        broadcast(False)
     return entry
 
 
-def _teller(process: PartialState) -> Callable[[bool | None], bool]:
+def _broadcaster(process: PartialState) -> Callable[[bool | None], bool]:
     """How the first process tells all others, who may wait for days: while it waits for a run that makes the same.
 
     In a group of its own, so that a training whose processes lose each other still ends soon.
@@ -56,12 +56,12 @@ def _teller(process: PartialState) -> Callable[[bool | None], bool]:
         return bool
     group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
 
-    def tell(word: bool | None) -> bool:
-        words = [word]
-        torch.distributed.broadcast_object_list(words, src=0, group=group)
-        return bool(words[0])
+    def broadcast(value: bool | None) -> bool:
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0, group=group)
+        return bool(values[0])
 
-    return tell
+    return broadcast
 
 
 def deliver(store: Store, entry: Entry | None, network: Path, curves: Path) -> dict[str, object]:

@@ -102,7 +102,7 @@ def test_how_the_inputs_were_made(caches):
         "masks": [MASK],
         "prepare": {"a": 1},
         "networks": ["0f"],
-        "saw_validation": False,
+        "trained_on_validation": False,
     }
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from ruamel.yaml import YAML
-from tests.networks.test_networks import SMALL
 
 from frost.cache.store import Store
 from frost.cache.verify import agree, find_faults, repair
@@ -11,6 +10,7 @@ from frost.errors import InputError
 from frost.networks.common.checkpoint import build, save_network
 from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.params import NamedParams
+from tests.networks.test_networks import SMALL
 
 
 def write(folder):

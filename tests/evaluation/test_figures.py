@@ -12,11 +12,11 @@ from frost.evaluation.figures import (
     LARGEST_FILE,
     Example,
     choose_slices,
+    clearest_patch,
     montage,
     read_curves,
     ssim_by_position,
     ssim_distribution,
-    telling_patch,
     training_curves,
     worst_patch,
 )
@@ -82,11 +82,11 @@ def test_a_picture_has_the_same_bytes_whatever_the_users_style(picture, rows, ex
 
 def test_a_montage_enlarges_the_largest_lesion_inside_the_frame(examples):
     example = replace(examples[0], boxes=[(5, 5, 10, 10), (40, 50, 17, 20)])  # of 48 columns and 64 rows
-    rows, columns = telling_patch(example, "rcan")
+    rows, columns = clearest_patch(example, "rcan")
     assert rows.stop - rows.start == columns.stop - columns.start == 30
     assert (rows.stop, columns.stop) == (64, 48)  # moved back inside
     assert rows.start <= 50 and columns.start <= 40
-    assert telling_patch(examples[0], "rcan") == worst_patch(examples[0].images["rcan"], examples[0].target, 16)
+    assert clearest_patch(examples[0], "rcan") == worst_patch(examples[0].images["rcan"], examples[0].target, 16)
 
 
 def test_a_montage_of_noise_is_still_a_small_file(tmp_path):

@@ -33,11 +33,11 @@ def test_an_input_error_is_one_line_and_a_bug_a_traceback(monkeypatch):
 
 
 def test_a_summary_is_one_line_of_the_first_process(capsys, monkeypatch):
-    with summary("prepare") as says:
-        says |= {"volumes": 3, "": "nothing new"}
+    with summary("prepare") as outcome:
+        outcome |= {"volumes": 3, "": "nothing new"}
     monkeypatch.setenv("RANK", "1")
-    with summary("prepare") as says:
-        says["volumes"] = 3
+    with summary("prepare") as outcome:
+        outcome["volumes"] = 3
     assert capsys.readouterr().out == "prepare: 3 volumes, nothing new\n"
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from frost.cache.folds import UNKNOWN, Frozen, fold_of, frozen_networks, saw, seen, who_speaks
-from frost.cache.imported import find_images, foreign_images, write_foreign_images
+from frost.cache.folds import UNKNOWN, Frozen, fold_of, frozen_networks, network_for, training_record, was_trained_on
+from frost.cache.imported import find_images, imported_images, write_imported_images
 from frost.cache.produce import produce_all
 from frost.cache.shards import open_split
 from frost.cache.store import entry_key
@@ -105,7 +105,7 @@ def test_each_training_volume_is_cached_by_a_network_that_never_saw_it(workspace
     cached = open_split(Path("images/train"))
     for volume in index["train"]:
         network = by_digest[cached[volume.name].attributes["network"]]
-        assert not saw(network, volume) and network.folder.name == str(fold_of(volume.patient, 2))
+        assert not was_trained_on(network, volume) and network.folder.name == str(fold_of(volume.patient, 2))
     for split in ("val", "test"):
         for array in open_split(Path("images") / split).values():
             assert array.attributes["network"] == final.digest
@@ -175,24 +175,26 @@ def test_folds_depend_on_the_patient_alone(fastmri_source):
 def test_who_speaks(fastmri_source):
     a, b, *_ = volumes_at(fastmri_source)["train"]
     final, first, second = (
-        Frozen(Path(name), name, [seen(volume) for volume in some])
+        Frozen(Path(name), name, [training_record(volume) for volume in some])
         for name, some in (("final", [a, b]), ("first", [a]), ("second", [b]))
     )
-    assert who_speaks([final, first, second], a) is second and who_speaks([final, first, second], b) is first
-    assert who_speaks([final], a) is final and saw(final, a)
+    assert network_for([final, first, second], a) is second and network_for([final, first, second], b) is first
+    assert network_for([final], a) is final and was_trained_on(final, a)
     new = a.model_copy(update={"identity": "new"})
-    assert who_speaks([final, first, second], new) is final  # its patient is only its file's name, which may repeat
+    assert network_for([final, first, second], new) is final  # its patient is only its file's name, which may repeat
     sibling = new.model_copy(update={"patient": "p"})
     known = Frozen(Path("known"), "known", [{"patient": "p", "identity": "other"}])
-    assert saw(known, sibling) and not saw(known, new)
-    assert not saw(Frozen(Path("x"), "x", UNKNOWN), a)
+    assert was_trained_on(known, sibling) and not was_trained_on(known, new)
+    assert not was_trained_on(Frozen(Path("x"), "x", UNKNOWN), a)
     # What words say of a network is written into the cache, and so is part of the key.
-    told = [cache_varnet.asked(a, Frozen(Path("x"), "x", words), "sources") for words in ([], UNKNOWN, "train+val")]
+    told = [
+        cache_varnet.network_task(a, Frozen(Path("x"), "x", words), "sources") for words in ([], UNKNOWN, "train+val")
+    ]
     assert len({entry_key("cache_varnet", task.facts) for task in told}) == 3
     assert [task.item[2].get("trained_on") for task in told] == [None, UNKNOWN, "train+val"]
     # So is that it saw a volume which is held out now: `evaluate` says so beside the scores.
     held_out = a.model_copy(update={"split": "val"})
-    flattered, fresh = (cache_varnet.asked(held_out, network, "sources") for network in (first, second))
+    flattered, fresh = (cache_varnet.network_task(held_out, network, "sources") for network in (first, second))
     assert flattered.item[2]["trained_on"] == "this patient, who is in val now" and "trained_on" not in fresh.item[2]
 
 
@@ -293,7 +295,7 @@ def test_results_that_cannot_be_this_volume_s(tmp_path, fastmri_source, spoil, s
     index = {"val": volumes_at(fastmri_source)["val"][:1]}
     write_results(tmp_path, fastmri_source, index, lambda volume: "a.h5", spoil)
     with VolumeReader(fastmri_source, index["val"][0]) as reader, pytest.raises(InputError, match=says) as caught:
-        list(foreign_images(tmp_path / "a.h5", reader))
+        list(imported_images(tmp_path / "a.h5", reader))
     assert "a.h5: " in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -301,10 +303,10 @@ def test_results_that_another_program_is_still_writing(tmp_path, fastmri_source)
     index = {"val": volumes_at(fastmri_source)["val"][:1]}
     write_results(tmp_path, fastmri_source, index, lambda volume: "a.h5")
     with pytest.raises(InputError, match=r"a\.h5: changed while it was read"):
-        write_foreign_images(tmp_path / "out", fastmri_source, index["val"][0], tmp_path / "a.h5", "what it was")
+        write_imported_images(tmp_path / "out", fastmri_source, index["val"][0], tmp_path / "a.h5", "what it was")
 
 
 def test_the_config_lists_what_was_seen(workspace, fastmri_source):
     workspace(train_varnet)
     config = json.loads(Path("varnet/config.json").read_text())
-    assert config["trained_on"] == [seen(volume) for volume in volumes_at(fastmri_source)["train"]]
+    assert config["trained_on"] == [training_record(volume) for volume in volumes_at(fastmri_source)["train"]]

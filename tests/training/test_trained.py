@@ -12,7 +12,7 @@ def test_on_another_number_of_processes_it_is_another_network(tmp_path, monkeypa
         monkeypatch.setattr("frost.training.trained.PartialState", lambda cpu: process)
         return finished(Store(tmp_path), "train_rcan", {"seed": 0}, lambda *folders: None).key
 
-    monkeypatch.setattr("frost.training.trained._teller", lambda process: bool)
+    monkeypatch.setattr("frost.training.trained._broadcaster", lambda process: bool)
     assert key(1) == key(1) != key(8)
 
 

@@ -1,6 +1,6 @@
 """One side of `bench.varnet`, in a process of its own: a VarNet on one scan, timed whenever a line comes in.
 
-    python -m bench.varnet_side frost|fastmri FOLDER
+    python -m bench.varnet_worker frost|fastmri FOLDER
 
 FOLDER holds sizes.json, scan.npz and weights.pt; the image is written there as <side>.npy.
 """

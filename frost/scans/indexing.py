@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from frost.errors import InputError
 from frost.mri.sampling import MaskRecord, draw_mask, seed_from_name
@@ -22,12 +22,18 @@ from frost.scans.splits import SplitParams, cut_splits
 from frost.scans.volumes import SPLITS, Split, Volume
 
 Say = Callable[[str], object]
+DrawnKind = Literal["random", "equispaced", "equispaced_fraction", "magic", "magic_fraction"]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
 class MaskParams(Params):
     """The masks drawn for fully sampled files. A file that holds a mask keeps it."""
 
-    kind: Literal["random", "equispaced", "equispaced_fraction", "magic", "magic_fraction"]
+    kind: Annotated[list[DrawnKind], BeforeValidator(_as_list), Field(min_length=1)]
+    """One, or several of which each record draws one; a kind that stands there twice comes twice as often."""
     accelerations: Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1)]
     center_fractions: list[Annotated[float, Field(gt=0, lt=1)]]
     """One for each acceleration."""
@@ -44,8 +50,9 @@ class MaskParams(Params):
             raise ValueError("accelerations and center_fractions must be as many")
         if len(set(self.accelerations)) != len(self.accelerations):
             raise ValueError("accelerations must differ")
-        if self.kind in ("equispaced", "magic") and any(r != int(r) for r in self.accelerations):
-            raise ValueError(f"accelerations must be whole numbers for masks of kind {self.kind}")
+        for kind in self.kind:
+            if kind in ("equispaced", "magic") and any(r != int(r) for r in self.accelerations):
+                raise ValueError(f"accelerations must be whole numbers for masks of kind {kind}")
         return self
 
 
@@ -138,7 +145,7 @@ def _with_masks(scan: Scan, split: Split, masks: MaskParams, where: str) -> Iter
             label = f".R{acceleration:g}" if every and len(pairs) > 1 else ""
             name = f"{volume.name}{label}{suffix}"
             record = MaskRecord(
-                kind=masks.kind,
+                kind=_kind(name, masks),
                 acceleration=acceleration,
                 center_fraction=center_fraction,
                 seed=_seed(volume, name, draw, masks),
@@ -162,6 +169,12 @@ def _choice(volume: Volume, suffix: str, masks: MaskParams) -> int:
     """Which of several accelerations this volume gets. By fastMRI's seed it is the one that fastMRI picks."""
     seed = _seed(volume, f"{volume.name}{suffix}.R", int(suffix[5:] or 0), masks)
     return int(np.random.RandomState(seed).randint(len(masks.accelerations)))  # the field's generator
+
+
+def _kind(name: str, masks: MaskParams) -> DrawnKind:
+    """Which of several kinds a record gets, by its name: fastMRI has no mixture whose draw could be followed."""
+    seed = 0 if masks.seed == "fastmri" else masks.seed
+    return masks.kind[seed_from_name(f"{name}.kind", seed) % len(masks.kind)]
 
 
 def _refuse_twins(volumes: list[Volume]) -> None:

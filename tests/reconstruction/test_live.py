@@ -188,7 +188,7 @@ def test_challenge_names(file, layout, name, has_target, path):
 
 def test_masks_are_those_of_training_unless_others_are_asked_for(models):
     masks = new_masks(models, None, None)
-    assert (masks.kind, masks.accelerations, masks.center_fractions) == ("equispaced", [4], [0.16])
+    assert (masks.kind, masks.accelerations, masks.center_fractions) == (["equispaced"], [4], [0.16])
     assert new_masks(models, 8.0, 0.04).accelerations == [8]
     with pytest.raises(InputError, match=r"--acceleration, --center-fraction"):
         new_masks(models, 8.0, 1.5)
@@ -196,7 +196,7 @@ def test_masks_are_those_of_training_unless_others_are_asked_for(models):
     assert new_masks(replace(models, masks=several), 8.0, None).center_fractions == [0.04]
     in_files = {"kind": "file", "acceleration": None, "center_fraction": None}
     mixed = new_masks(replace(models, masks=[several[1], in_files]), None, None)
-    assert (mixed.kind, mixed.accelerations, mixed.center_fractions) == ("magic", [8], [0.04])
+    assert (mixed.kind, mixed.accelerations, mixed.center_fractions) == (["magic"], [8], [0.04])
     assert new_masks(replace(models, masks=[in_files | {"acceleration": 3.7}]), None, None).accelerations == [4]
 
 

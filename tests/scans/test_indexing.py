@@ -93,7 +93,9 @@ def test_index_does_not_depend_on_place_or_time(tmp_path, fastmri_source):
         ({"masks": {"center_fractions": [0.01]}}, r"index\.masks: train/file1000\.h5: .*centre line"),
         ({"masks": {"accelerations": [4, 8]}}, "must be as many"),
         ({"masks": {"accelerations": [4, 4], "center_fractions": [0.1, 0.1]}}, "must differ"),
-        ({"masks": {"kind": "file"}}, r"index\.masks\.kind: "),
+        ({"masks": {"kind": "file"}}, r"index\.masks\.kind\.0: .*not 'file'"),
+        ({"masks": {"kind": []}}, r"index\.masks\.kind: "),
+        ({"masks": {"kind": ["random", "magic"], "accelerations": [2.5]}}, "whole numbers for masks of kind magic"),
         ({"masks": {"seed": -1}}, r"index\.masks\.seed"),
         ({"val": {"cut_from": "val"}}, "index.splits: val.cut_from must be train"),
         ({"val": {"cut_from": "test"}}, "index.splits.val.cut_from"),
@@ -131,3 +133,13 @@ def test_measured_scans(tmp_path):
     alias = index["train"][0]
     assert (alias.name, alias.mask.padding, alias.crop) == ("espirit_alias_brain8", (44, 212), (320, 256))
     assert all(volume.maximum == pytest.approx(6e-4) for split in SPLITS for volume in index[split])
+
+
+def test_each_volume_draws_one_of_several_kinds(write_fastmri_tree, tmp_path):
+    source = write_fastmri_tree(tmp_path, (12, 1, 1), prefix="", test_target=True)
+    several, one = ({"kind": kind, "accelerations": [2]} for kind in (["random", "equispaced"], "equispaced"))
+    mixed, again, plain = (index_of(source, masks=masks)["train"] for masks in (several, several, one))
+    assert mixed == again
+    assert {volume.mask.kind for volume in mixed} == {"random", "equispaced"}
+    for volume, alone in zip(mixed, plain):  # all else is drawn as before
+        assert volume.mask.model_copy(update={"kind": "equispaced"}) == alone.mask

@@ -10,7 +10,8 @@ from frost.cache.store import Store
 from frost.pipeline.launch import end_if_orphaned, run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.simulation.scanner import SimulateParams, simulate
+from frost.simulation.params import SimulateParams
+from frost.simulation.simulate import simulate
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from frost.errors import InputError
 from frost.mri.fourier import fft2c
-from frost.simulation.planes import N_THIN, Array, Planes, plane_points, spread, thin_heights
+from frost.simulation.planes import N_THIN, Array, Grid, Planes, plane_points, spread, thin_heights
 
 DEPTHS = (28.0, 96.0)  # of the slices, mm below the crown
 # Around all that scanners make, and far below what would exhaust a machine.
@@ -173,7 +173,7 @@ def head_mask(volume: Array) -> NDArray[np.bool_]:
     return np.stack([ndimage.binary_fill_holes(closed[:, :, i]) for i in range(closed.shape[2])], axis=2)
 
 
-def head_planes(volume: Array, voxel: Array, n_slices: int, fov: float, size: int) -> Planes:
+def head_planes(volume: Array, voxel: Array, n_slices: int, grid: Grid) -> Planes:
     """Planes below the crown of a NIfTI head, its own middle in the middle of the frame, its air emptied."""
     mask = head_mask(volume)
     filled = np.flatnonzero(mask.mean(axis=(0, 1)) > 0.02)
@@ -185,11 +185,11 @@ def head_planes(volume: Array, voxel: Array, n_slices: int, fov: float, size: in
     levels = np.clip(np.round(heights / voxel[2]).astype(int), 0, volume.shape[2] - 1)
     middle = [(lo + hi) / 2 for lo, hi in (_extent(mask[:, :, levels], axis) for axis in (0, 1))]
     soft = ndimage.gaussian_filter(mask.astype(np.float32), 0.7)
-    signal = np.zeros((n_slices, size, size), np.float32)
+    signal = np.zeros((n_slices, *grid.shape), np.float32)
     head = np.zeros_like(signal)
     for i, height in enumerate(heights):
         for thin in thin_heights(float(height)):
-            points = plane_points(fov, size, float(thin))
+            points = plane_points(grid, float(thin))
             indices = points / voxel[:, None, None]
             indices[:2] += np.array(middle, np.float32)[:, None, None]
             signal[i] += ndimage.map_coordinates(volume * soft, indices, order=1) / N_THIN

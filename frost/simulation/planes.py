@@ -1,10 +1,11 @@
-"""Axial planes through a head: where their points lie, and the signal and the share of head in each.
+"""Planes through a head: where their points lie, and the signal and the share of head in each.
 
 Points are in millimetres, (3, ...) = right, anterior, superior. Planes are seen as radiologists see them: row 0 is
 the front, column 0 the right side. A slice is rendered from thin planes, so that a voxel mixes tissues in depth too.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,13 @@ Array = NDArray[np.float32]
 
 THICKNESS = 4.5  # of a slice, mm
 N_THIN = 2  # thin planes to a slice
+
+
+class Grid(NamedTuple):
+    """Points of a plane: how many, (y, x), and how far from the first to one past the last, (y, x) mm."""
+
+    shape: tuple[int, int]
+    extent: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -24,11 +32,29 @@ class Planes:
     heights: Array  # (slice,) mm above the middle
 
 
-def plane_points(fov: float, size: int, height: float) -> Array:
-    """Points (3, y, x) of an axial plane of `fov` mm; the origin is at index size // 2."""
-    along = -(np.arange(size, dtype=np.float32) - size // 2) * np.float32(fov / size)
-    anterior, right = np.meshgrid(along, along, indexing="ij")
+def plane_points(grid: Grid, height: float) -> Array:
+    """Points (3, y, x) of a plane."""
+    spacings = [np.float32(extent / n) for n, extent in zip(grid.shape, grid.extent)]
+    along = [-(np.arange(n, dtype=np.float32) - n // 2) * spacing for n, spacing in zip(grid.shape, spacings)]
+    anterior, right = np.meshgrid(*along, indexing="ij")
     return np.stack([right, anterior, np.full_like(right, height)])
+
+
+def rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rotation by three angles (radians), one axis after the other."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(angles):
+        i, j = [(1, 2), (2, 0), (0, 1)][axis]
+        step = np.eye(3)
+        step[i, i] = step[j, j] = np.cos(angle)
+        step[i, j], step[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = np.einsum("ij,jk->ik", step, matrix)
+    return matrix
+
+
+def turned(points: Array, pose: Array) -> Array:
+    """Points (3, ...) after a rotation (3, 3). No matrix product, as in `SmoothField`."""
+    return np.stack([sum(pose[i, j] * points[j] for j in range(3)) for i in range(3)]).astype(np.float32)
 
 
 def thin_heights(height: float) -> Array:

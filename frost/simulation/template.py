@@ -19,12 +19,15 @@ from frost.errors import InputError
 from frost.simulation.planes import (
     N_THIN,
     Array,
+    Grid,
     Planes,
     SmoothField,
     plane_points,
+    rotation,
     smooth_field,
     spread,
     thin_heights,
+    turned,
 )
 
 MARGIN = 28  # mm around the brain that hold all of skull and scalp
@@ -46,6 +49,7 @@ RELAXATION = {
 }
 TISSUES = tuple(RELAXATION)
 CONTRASTS = ("AXT1", "AXT2", "AXFLAIR")
+RANDOM = "AXRANDOM"
 
 # Courses of the larger vessels in the template, mm; the right side's are mirrored.
 VESSELS = (
@@ -143,7 +147,7 @@ def draw_subject(rng: np.random.Generator, template: Template) -> Subject:
     size = 0.93 * rng.normal(1, 0.025) * rng.normal(1, 0.02, size=3)  # the template is larger than people are
     centre = np.array([0, -16, 0]) + rng.normal(0, (3, 3, 3))
     return Subject(
-        to_template=(_rotation(turn) / size).astype(np.float32),
+        to_template=(rotation(turn) / size).astype(np.float32),
         centre=centre.astype(np.float32),
         build=tuple(smooth_field(rng, 150.0, 2.3) for _ in range(3)),
         folds=tuple(smooth_field(rng, 24.0, 0.9, n_waves=8) for _ in range(3)),
@@ -156,18 +160,6 @@ def draw_subject(rng: np.random.Generator, template: Template) -> Subject:
         lesions=_draw_lesions(rng, template),
         vessels=_draw_vessels(rng),
     )
-
-
-def _rotation(angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rotation by three angles (radians), one axis after the other."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        i, j = [(1, 2), (2, 0), (0, 1)][axis]
-        step = np.eye(3)
-        step[i, i] = step[j, j] = np.cos(angle)
-        step[i, j], step[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = np.einsum("ij,jk->ik", step, matrix)
-    return matrix
 
 
 def _draw_lesions(rng: np.random.Generator, template: Template) -> NDArray[np.float64]:
@@ -300,8 +292,12 @@ def _sinus_share(points: Array, hull: Array) -> Array:
 def tissue_signals(rng: np.random.Generator, contrast: str) -> Array:
     """The spin-echo signal of each of TISSUES, (tissue,), with a scanner's and a subject's own variation.
 
-    S = density (1 - exp(-TR/T1)) exp(-TE/T2); inversion makes it |1 - 2 exp(-TI/T1) + exp(-TR/T1)|.
+    S = density (1 - exp(-TR/T1)) exp(-TE/T2); inversion makes it |1 - 2 exp(-TI/T1) + exp(-TR/T1)|. Contrast
+    RANDOM is none of a sequence: each signal is drawn by itself (SynthSeg; Billot 2023,
+    doi:10.1016/j.media.2023.102789).
     """
+    if contrast == RANDOM:
+        return rng.uniform(0.02, 1.0, len(TISSUES)).astype(np.float32)
     repetition, echo = {"AXT1": (470.0, 10.0), "AXT2": (5200.0, 105.0), "AXFLAIR": (9000.0, 95.0)}[contrast]
     repetition, echo = repetition * rng.uniform(0.85, 1.15), echo * rng.uniform(0.9, 1.1)
     t1, t2, density = np.array([RELAXATION[name] for name in TISSUES[:-1]]).T
@@ -317,17 +313,21 @@ def tissue_signals(rng: np.random.Generator, contrast: str) -> Array:
 
 
 def template_planes(
-    rng: np.random.Generator, contrast: str, n_slices: int, fov: float, size: int, template: Template
+    rng: np.random.Generator, contrast: str, n_slices: int, grid: Grid, template: Template, pose: Array, grain: float
 ) -> Planes:
-    """One drawn subject in one contrast: `n_slices` planes of size x size over `fov` mm."""
+    """One drawn subject in one contrast: `n_slices` planes.
+
+    `pose` (3, 3) turns the planes' points about the middle of the head, the unit matrix leaves them axial;
+    `grain` is the strength of the `texture`, 1 that of tissue.
+    """
     subject = draw_subject(rng, template)
     signals = tissue_signals(rng, contrast)
     heights = spread(LOWEST, HIGHEST, n_slices) + rng.uniform(-4, 4)
-    signal = np.zeros((n_slices, size, size), np.float32)
+    signal = np.zeros((n_slices, *grid.shape), np.float32)
     head = np.zeros_like(signal)
     for i, height in enumerate(heights):
         for thin in thin_heights(float(height)):
-            points = plane_points(fov, size, float(thin))
+            points = turned(plane_points(grid, float(thin)), pose)
             inside = (points[0] / 100) ** 2 + (points[1] / 122) ** 2 < 1  # no head is larger: spare the air
             built = to_template(subject, points[:, inside])
             hull = template.sample("hull_distance", built)
@@ -336,14 +336,14 @@ def template_planes(
             fractions = tissue_fractions(subject, template, built[:, near], hull[near])
             signal[i][inside] += sum(s * f for s, f in zip(signals, fractions)) / N_THIN
             head[i][inside] += fractions.sum(axis=0) / N_THIN
-        signal[i] *= texture(rng, size)
+        signal[i] *= texture(rng, grid.shape, grain)
     return Planes(signal, head, heights)
 
 
-def texture(rng: np.random.Generator, size: int) -> Array:
+def texture(rng: np.random.Generator, shape: tuple[int, int], strength: float) -> Array:
     """What no tissue map has: a grain of a few per cent at two scales, (y, x), about 1."""
-    grain = np.ones((size, size), np.float32)
+    grain = np.ones(shape, np.float32)
     for width, deviation in ((1.2, 0.03), (3.5, 0.025)):
-        noise = ndimage.gaussian_filter(rng.standard_normal((size, size), np.float32), width)
-        grain += deviation * noise / noise.std()
+        noise = ndimage.gaussian_filter(rng.standard_normal(shape, np.float32), width)
+        grain += deviation * strength * noise / noise.std()
     return grain

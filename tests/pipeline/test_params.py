@@ -80,7 +80,7 @@ def test_paths_are_named_and_all_required(capsys):
 
 
 MODELS = {
-    "simulate": "frost.simulation.scanner.SimulateParams",
+    "simulate": "frost.simulation.params.SimulateParams",
     "index": "frost.scans.indexing.IndexParams",
     "prepare": "frost.cache.classical.PrepareParams",
     "train_varnet": "stages.train_varnet.TrainVarNetParams",

@@ -27,7 +27,8 @@ every_preset = pytest.mark.parametrize(("preset", "gib", "n_parameters"), [(n, *
 
 def merged(base, changes):
     def both(old, new):
-        same = isinstance(new, dict) and new.get("name", old.get("name")) == old.get("name")
+        mappings = isinstance(new, dict) and isinstance(old, dict)
+        same = mappings and new.get("name", old.get("name")) == old.get("name")
         return merged(old, new) if same else new
 
     return {**base, **{key: both(base[key], value) for key, value in changes.items()}}

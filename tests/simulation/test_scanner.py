@@ -15,24 +15,17 @@ from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import checked
+from frost.simulation.coils import draw_loops, head_array, sensitivities
 from frost.simulation.heads import head_mask, list_heads, load_head, zero_padded_axes
-from frost.simulation.scanner import (
-    PEAK,
-    SPLITS,
-    SimulateParams,
-    draw_loops,
-    plan,
-    render,
-    sensitivities,
-    simulate,
-    simulate_volume,
-    split_subjects,
-)
+from frost.simulation.params import SimulateParams
+from frost.simulation.planes import Grid
+from frost.simulation.scanner import PEAK, cut
+from frost.simulation.simulate import SPLITS, plan, simulate, simulate_volume, split_subjects
 from tests.paths import SHARED
 
 VALUES = {
     "subjects": 3, "heads": None, "val": 1, "test": 1, "rotation": 0, "slices": 2, "coils": 3, "size": 48,
-    "fov": 256.0, "noise": 0.004, "seed": 1,
+    "fov": 256.0, "noise": 0.004, "seed": 1, "world": None,
 }  # fmt: skip
 ANATOMY = SHARED / "anatomy"
 
@@ -176,7 +169,7 @@ def test_rendering_keeps_a_smooth_object_where_and_as_it_is():
     along = torch.arange(64) - 32.0
     fine = torch.exp(-((along[:, None] - 8) ** 2 + (along[None] + 4) ** 2) / 72).to(torch.complex64)
     for size in (32, 31):  # an odd matrix has its origin at size // 2 too
-        image = ifft2c(render(fine, torch.ones(1, 64, 64, dtype=torch.complex64), size))[0].real
+        image = ifft2c(cut(fft2c(fine[None]), (size, size)))[0].real
         there = (torch.arange(size) - size // 2) * 64 / size
         expected = torch.exp(-((there[:, None] - 8) ** 2 + (there[None] + 4) ** 2) / 72)
         torch.testing.assert_close(image, expected, rtol=0, atol=1e-3)
@@ -185,13 +178,13 @@ def test_rendering_keeps_a_smooth_object_where_and_as_it_is():
 def test_rendering_rings_at_an_edge():
     fine = torch.zeros(64, 64, dtype=torch.complex64)
     fine[:, 20:44] = 1
-    image = ifft2c(render(fine, torch.ones(1, 64, 64, dtype=torch.complex64), 32))[0].real
+    image = ifft2c(cut(fft2c(fine[None]), (32, 32)))[0].real
     assert 1.03 < image.max() < 1.2
 
 
 def test_every_coil_sees_its_own_side_with_its_own_phase():
-    loops = draw_loops(np.random.default_rng(0), 6)
-    maps = sensitivities(loops, 256.0, 64, 20.0)
+    loops = draw_loops(np.random.default_rng(0), head_array(6))
+    maps = sensitivities(loops, Grid((64, 64), (256.0, 256.0)), 20.0)
     inside = maps[:, 14:50, 18:46]
     brightest = {int(coil.abs().argmax()) for coil in inside}
     assert len(brightest) == 6

@@ -2,6 +2,7 @@
 
 Networks that know heads alone take all else for a head. Every object is a body in air, about as large as a head, and
 what is in it, drawn anew for each slice. Coordinates are millimetres in the plane, (y, x) to the front and right.
+Lesions and implants come into any object, heads too.
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from frost.simulation.params import Kind
-from frost.simulation.planes import Array, Grid, Planes, plane_points, spread
+from frost.simulation.planes import Array, Grid, Planes, plane_points, spread, turned
 
 Mask = NDArray[np.bool_]
 Interior = Callable[[np.random.Generator, Array, Array], Array]  # from (right, anterior) to signal
@@ -123,8 +124,8 @@ def leaves(rng: np.random.Generator, right: Array, anterior: Array) -> Array:
     (Lee, Mumford and Huang 2001, doi:10.1023/A:1011109015675); each of one grey with a slope.
     """
     signal = np.full(right.shape, rng.uniform(0, 1), np.float32)
-    smallest, largest = rng.uniform(1.5, 5), rng.uniform(30, 70)
-    n_leaves = int(rng.integers(80, 400))
+    smallest, largest = rng.uniform(2.5, 8), rng.uniform(30, 70)
+    n_leaves = int(rng.integers(150, 500))
     # Density of radius r ~ r^-3, by the inverse of its distribution; the largest first, or none would be seen below.
     share = rng.uniform(size=n_leaves)
     radii = np.sort(1 / np.sqrt(1 / smallest**2 + share * (1 / largest**2 - 1 / smallest**2)))[::-1]
@@ -177,3 +178,50 @@ def _cells(rng: np.random.Generator, right: Array, anterior: Array, scale: float
 
 
 INTERIORS: dict[Kind, Interior] = {"phantom": phantom, "shapes": leaves, "texture": random_texture}
+
+
+# ---- in any object
+
+
+def with_lesions(rng: np.random.Generator, planes: Planes, grid: Grid, n_lesions: int) -> Planes:
+    """The planes with `n_lesions` blobs in each: ellipses with wavy, soft rims, of any brightness."""
+    right, anterior = plane_points(grid, 0.0)[:2]
+    signal = planes.signal.copy()
+    for plane, head in zip(signal, planes.head):
+        inside = np.argwhere(head > 0.5)
+        for _ in range(n_lesions if len(inside) else 0):
+            row, column = inside[int(rng.integers(len(inside)))]
+            radius, soft = rng.uniform(1.5, 15), rng.uniform(0.5, 3)  # mm
+            x, y = right - right[0, column], anterior - anterior[row, 0]
+            angle, flatness = np.arctan2(y, x), rng.uniform(0.5, 1)
+            wave = 1 + rng.uniform(0, 0.25) * np.cos(int(rng.integers(2, 6)) * angle + rng.uniform(0, 2 * np.pi))
+            share = np.clip((radius * wave - np.hypot(x, y / flatness)) / soft + 0.5, 0, 1) * rng.uniform(0.3, 1) * head
+            level = rng.uniform(0, 1.3) * np.quantile(plane, 0.98)
+            plane += (share * (level - plane)).astype(np.float32)
+    return Planes(signal, planes.head, planes.heights)
+
+
+Implant = Callable[[Array], NDArray[np.complex64]]
+
+
+def draw_implant(rng: np.random.Generator, planes: Planes, grid: Grid, pose: Array) -> Implant:
+    """What metal in the object does to the signal at points (3, y, x) mm: a void, and a dipole's phase around it.
+
+    The field of a sphere of radius R at distance r is (3 cos^2 - 1) (R / r)^3 (Schenck 1996, doi:10.1118/1.597854).
+    Around the void it turns the phase so fast that voxels lose their signal: that comes of the rendering on the finer
+    grid. `pose` tells where the main field points.
+    """
+    slice_number = int(rng.integers(len(planes.heights)))
+    radius, turns, beside = rng.uniform(3, 10), rng.uniform(2, 10), rng.uniform(-10, 10)  # mm, radians, mm
+    inside = np.argwhere(planes.head[slice_number] > 0.5)
+    row, column = inside[int(rng.integers(len(inside)))] if len(inside) else (grid.shape[0] // 2, grid.shape[1] // 2)
+    where = plane_points(grid, float(planes.heights[slice_number]) + beside)[:, row, column]
+
+    def effect(points: Array) -> NDArray[np.complex64]:
+        apart = turned(points - where[:, None, None].astype(np.float32), pose)
+        distance = np.maximum(np.sqrt((apart**2).sum(axis=0)), 1e-3)
+        nearness = (radius / distance) ** 3
+        angle = turns * (3 * (apart[2] / distance) ** 2 - 1) * nearness
+        return np.asarray(np.exp(-np.minimum(nearness**2, 50) + 1j * np.clip(angle, -100, 100)), np.complex64)
+
+    return effect

@@ -65,6 +65,8 @@ class Looks(Params):
     random_contrast: Share  # heads whose tissues have signals at random (SynthSeg), not those of a sequence
     grain: Annotated[Numbers, _within(0, 5)]  # strength of a texture that no tissue map has, 1 in the simple world
     bias: Annotated[Numbers, _within(0, 0.5)]  # deviation of the transmit field
+    lesions: Annotated[Counts, _within(0, 100)]  # blobs of another signal in each slice
+    implants: Share  # with metal that loses signal around it
     phase: Annotated[Numbers, _within(0, 10)]  # 0: none, 1: as in the simple world, more: rougher
 
 
@@ -95,7 +97,7 @@ class ProcessingParams(Params):
     zero_padded_rows: Share
     partial_columns: Share  # partial Fourier: one end of k-space is not measured
     partial_rows: Share  # an asymmetric echo
-    measured: Annotated[Numbers, _within(0.55, 1)]  # share of the lines, where some were not
+    measured: Annotated[Numbers, _within(0.6, 1)]  # share of the lines, where some were not
     ellipse: Share  # corners not measured
     filtered: Share  # a Hann, Fermi or Tukey window
     tapered_images: Share  # coil images that fall off at the edge of the frame

@@ -20,6 +20,7 @@ from frost.mri.coils import center_crop, expand, rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.simulation.coils import complex_noise, draw_gains, draw_loops, draw_mixing, sensitivities
 from frost.simulation.filters import Processing, image_taper, kspace_weights, object_mask
+from frost.simulation.objects import draw_implant
 from frost.simulation.planes import Planes, plane_points, smooth_field
 from frost.simulation.worlds import FINER, World
 
@@ -61,11 +62,14 @@ def kspace_of_planes(rng: np.random.Generator, planes: Planes, world: World) -> 
     grid = world.frame.grid
     loops = draw_loops(rng, world.array)
     phase, bias = draw_phase(rng, world.roughness), smooth_field(rng, 300.0, world.bias)
+    implant = draw_implant(rng, planes, grid, world.pose) if world.implant else None
     gains = None if world.gain is None else draw_gains(rng, len(loops), world.gain)
     kspace = []
     for signal, height in zip(planes.signal, planes.heights):
         points = plane_points(grid, float(height))
         magnetisation = signal * (1 + bias(points)) * np.exp(1j * phase(points))
+        if implant is not None:
+            magnetisation = magnetisation * implant(points)
         sens_maps = sensitivities(loops, grid, float(height))
         if gains is not None:
             sens_maps = sens_maps * gains[:, None, None]

@@ -18,7 +18,7 @@ import torch
 from frost.errors import InputError
 from frost.simulation.files import write_volume
 from frost.simulation.heads import HeadFile, head_planes, list_heads, load_head, zero_padded_axes
-from frost.simulation.objects import object_planes
+from frost.simulation.objects import object_planes, with_lesions
 from frost.simulation.params import SimulateParams
 from frost.simulation.scanner import Scan, scan_planes
 from frost.simulation.template import CONTRASTS, RANDOM, load_template, template_planes
@@ -176,4 +176,6 @@ def simulate_volume(params: SimulateParams, task: Task) -> tuple[Scan, str | Non
         planes = template_planes(rng, task.acquisition, params.slices, grid, template, world.pose, world.grain)
     else:
         planes = object_planes(rng, world.kind, params.slices, grid)
+    if world.n_lesions:
+        planes = with_lesions(rng, planes, grid, world.n_lesions)
     return scan_planes(rng, planes, world), warning

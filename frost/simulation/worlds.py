@@ -46,6 +46,8 @@ class World:
     grain: float  # 1 is that of tissue
     bias: float  # deviation of the transmit field
     roughness: float  # of the phase, 1 is that of a head
+    n_lesions: int  # in each slice, beside those of the template's subjects
+    implant: bool
     frame: Frame
     array: CoilArray
     gain: float | None  # deviation of its logarithm; none: every receiver has gain 1 and phase 0
@@ -64,7 +66,7 @@ def draw_world(params: SimulateParams, number: int) -> World:
         frame = Frame((size, size), (size, size), (fov, fov), Grid((FINER * size, FINER * size), (fov, fov)))
         return World(
             kind="head", random_contrast=False, pose=np.eye(3, dtype=np.float32), grain=1.0, bias=0.08, roughness=1.0,
-            frame=frame, array=head_array(n_coils), gain=None, correlation=0.0, noise=noise,
+            n_lesions=0, implant=False, frame=frame, array=head_array(n_coils), gain=None, correlation=0.0, noise=noise,
             processing=unprocessed(frame.matrix),
         )  # fmt: skip
     frame = _draw_frame(rng, wide.frame, size, fov, params.size)
@@ -75,6 +77,8 @@ def draw_world(params: SimulateParams, number: int) -> World:
         grain=_real(rng, wide.looks.grain),
         bias=_real(rng, wide.looks.bias),
         roughness=_real(rng, wide.looks.phase),
+        n_lesions=_whole(rng, wide.looks.lesions),
+        implant=rng.uniform() < wide.looks.implants,
         frame=frame,
         array=_draw_array(rng, wide.receivers, n_coils),
         gain=_real(rng, wide.receivers.gain),
@@ -154,9 +158,9 @@ def _draw_processing(rng: np.random.Generator, ranges: ProcessingParams, matrix:
         if rng.uniform() < share_padded:
             first = (n - round(n * _real(rng, ranges.measured))) // 2
             last = n - first
-        if rng.uniform() < share_partial:
-            missing = round((last - first) * (1 - _real(rng, ranges.measured)))
-            first, last = (first + missing, last) if rng.uniform() < 0.5 else (first, last - missing)
+        elif rng.uniform() < share_partial:
+            missing = n - round(n * _real(rng, ranges.measured))
+            first, last = (missing, n) if rng.uniform() < 0.5 else (0, n - missing)
         spans.append((first, last))
     return Processing(
         rows=spans[0],

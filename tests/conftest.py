@@ -339,6 +339,7 @@ class Workspace:
 
 
 INPUTS = ("varnet", "grappa", "varnet-1")
+SMALL_MAPS = {"kernel": 4, "rows": 16, "threshold": 0.01, "grid": 16}
 
 
 @pytest.fixture(scope="session")
@@ -351,7 +352,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         kind="equispaced", accelerations=[4], center_fractions=[0.16], pick="one", masks_per_volume=1, seed=0
     )
     grappa = {"kernel_lines": 2, "kernel_points": 3, "regularisation": 1e-2, "calibration": "slice"}
-    prepare = PrepareParams.model_validate({"grappa": {"source": "computed", **grappa}})
+    sense = {"strength": 1e-3, "iterations": 5, "levels": 2, "maps": SMALL_MAPS}
+    prepare = PrepareParams.model_validate({"grappa": {"source": "computed", **grappa}, "sense": sense})
     sizes = {"cascades": 2, "channels": 4, "pools": 2, "unshuffle": 1, "sens_channels": 2, "sens_pools": 2}
     varnet = VarNet(VarNetParams(**sizes, sens_size=16, coils_at_once=None, checkpointing=False))
     save_network(root / "models" / "varnet", "varnet", varnet, trained_on=[])

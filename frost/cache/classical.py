@@ -1,4 +1,4 @@
-"""The images of a volume that need no network: zero-filled, GRAPPA and target. What stage `prepare` caches."""
+"""The images of a volume that need no network: zero-filled, GRAPPA, SENSE and target. What stage `prepare` caches."""
 
 import functools
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
 from frost.mri.grappa import GrappaParams, centre_products, grappa
+from frost.mri.sense import SenseImageParams, sense_image
 from frost.pipeline.params import Params
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import Volume
@@ -31,36 +32,50 @@ class PrepareParams(Params):
     """Section `prepare` of params.yaml."""
 
     grappa: PrepareGrappaParams
+    sense: SenseImageParams | None
+    """None: no such image."""
 
 
 def write_images(folder: Path, source: Path, volume: Volume, params: PrepareParams) -> None:
-    """Zero-filled and GRAPPA image of every slice, the target and on simulated scans the noise-free target."""
-    channels = ["zero_filled", "grappa"]
-    channels += ["target"] if volume.target != "none" else []
-    channels += ["target_clean"] if volume.has_clean_target else []
+    """Every image of `classical_channels`, of every slice."""
+    channels = classical_channels(volume, params)
     with VolumeReader(source, volume) as reader:
         write_volume(folder, classical_images(reader, params), volume.n_slices, channels, {
             **reader.attributes(), "prepare": params.model_dump(mode="json"),
         })  # fmt: skip
 
 
+def classical_channels(volume: Volume, params: PrepareParams) -> list[str]:
+    """Zero-filled, GRAPPA and SENSE image, the target and on simulated scans the noise-free target."""
+    channels = ["zero_filled", "grappa"]
+    channels += ["sense"] if params.sense is not None else []
+    channels += ["target"] if volume.target != "none" else []
+    channels += ["target_clean"] if volume.has_clean_target else []
+    return channels
+
+
 def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Float[np.ndarray, "channel y x"]]:
-    """The channels of `write_images`, a slice at a time, in the file's scale and cropped to the reconstruction size."""
+    """The images of `classical_channels`, a slice at a time, in the file's scale and in reconstruction size."""
     mask, acs = reader.mask(), reader.acs()
-    of_all = params.grappa.source == "computed" and params.grappa.calibration == "volume"
+    filled = params.grappa.source == "computed" or params.sense is not None  # SENSE begins with GRAPPA's image
+    of_all = filled and params.grappa.calibration == "volume"
     products = volume_products(reader, params.grappa.kernel_points) if of_all else None
     for i in range(reader.volume.n_slices):
         masked = reader.kspace(i) * mask
         zero_filled = reader.crop(rss(ifft2c(masked)))
-        if params.grappa.source == "file":
+        coil_images = ifft2c(grappa(masked, mask, acs, params.grappa, products)) if filled else None
+        if params.grappa.source == "file" or coil_images is None:
             parallel = reader.grappa(i)
             if parallel is None:
                 raise InputError(
                     f"{reader.volume.file}: has no `image_grappa`; prepare.grappa.source: computed makes one"
                 )
         else:
-            parallel = reader.crop(rss(ifft2c(grappa(masked, mask, acs, params.grappa, products))))
-        images = [zero_filled, parallel, reader.target(i), reader.clean_target(i)]
+            parallel = reader.crop(rss(coil_images))
+        prior = None
+        if params.sense is not None and coil_images is not None:
+            prior = reader.crop(sense_image(masked, mask, acs, params.sense, coil_images))
+        images = [zero_filled, parallel, prior, reader.target(i), reader.clean_target(i)]
         yield torch.stack([image for image in images if image is not None]).numpy()
 
 

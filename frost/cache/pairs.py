@@ -17,7 +17,7 @@ from frost.errors import InputError
 class PairDataset(Dataset[dict[str, Any]]):
     """The slices of one split, from both caches: `images` (made by `prepare`), `varnet` (by `cache_varnet`).
 
-    `inputs` are names of channels: `varnet`, `grappa`, `zero_filled`. With an offset, `varnet-1` or
+    `inputs` are names of channels: `varnet`, `grappa`, `sense`, `zero_filled`. With an offset, `varnet-1` or
     `varnet+1`, a channel of the neighbouring slice; beyond either end of a volume, of the slice at that end.
 
     An item is a dict of `inputs` float32 (channel, y, x), `target` float32 (y, x), `maximum` (see

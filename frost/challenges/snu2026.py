@@ -1,8 +1,9 @@
 """The functions that the organisers of 2026 call and time. `frost export snu2026` copies this file as `test_part.py`.
 
 Per slice they call `recon_slice` alone and time it, so all that the rules count as reconstruction is in there: GRAPPA,
-the sensitivity maps, both networks, the inverse Fourier transform and the coil combination. `prep_volume` only reads.
-No field of the image file is used. Needs the package `frost`; the weights lie in `args.exp_dir`, varnet/ and rcan/.
+SENSE, the sensitivity maps, both networks, the inverse Fourier transform and the coil combination. `prep_volume` only
+reads. No field of the image file is used. Needs the package `frost`; the weights lie in `args.exp_dir`, varnet/ and
+rcan/.
 """
 
 from functools import cache
@@ -19,6 +20,7 @@ from frost.mri.coils import center_crop, rss
 from frost.mri.fourier import ifft2c
 from frost.mri.grappa import grappa
 from frost.mri.sampling import centre_lines, detect_acs
+from frost.mri.sense import sense_image
 from frost.reconstruction.live import Models, load_models
 from frost.scans.volumes import dataset, named_faults, open_h5, read_mask, read_slice
 
@@ -49,13 +51,17 @@ def recon_slice(model: Models, ctx: dict[str, Any], s: int) -> Float[Tensor, "y 
     """Slice `s`, from masked k-space to the final image. Neighbours that the network asks for are computed here too."""
 
     @cache  # within this slice alone
+    def parallel(i: int) -> Tensor:
+        return ifft2c(grappa(ctx["kspace"][i], ctx["mask"], ctx["acs"], model.prepare.grappa))
+
+    @cache
     def image(channel: str, i: int) -> Tensor:
         kspace = ctx["kspace"][i]
         if channel == "varnet":
             return center_crop(model.varnet(kspace[None], ctx["mask"][None], ctx["centre"][None])[0], SIZE).float()
-        if channel == "grappa":
-            kspace = grappa(kspace, ctx["mask"], ctx["acs"], model.prepare.grappa)
-        return center_crop(rss(ifft2c(kspace)), SIZE)
+        if channel == "sense" and model.prepare.sense is not None:
+            return center_crop(sense_image(kspace, ctx["mask"], ctx["acs"], model.prepare.sense, parallel(i)), SIZE)
+        return center_crop(rss(parallel(i) if channel == "grappa" else ifft2c(kspace)), SIZE)
 
     last = ctx["num_slices"] - 1
     places = [(channel, min(max(s + offset, 0), last)) for channel, offset in map(parse_channel, model.inputs)]

@@ -11,11 +11,12 @@ that the grid of the wavelets leaves no pattern (cycle spinning; Figueiredo 2003
 import math
 
 import torch
-from jaxtyping import Bool, Complex
+from jaxtyping import Bool, Complex, Float
 from pydantic import Field
 from torch import Tensor
 
 from frost.mri.coils import combine, expand, rss
+from frost.mri.espirit import EspiritParams, espirit_maps
 from frost.mri.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, to_corner
 from frost.mri.wavelets import shrink
 from frost.pipeline.params import Params
@@ -27,6 +28,27 @@ class SenseParams(Params):
     strength: float = Field(ge=0)  # of the prior, relative to the scale of the image
     iterations: int = Field(ge=1)
     levels: int = Field(ge=1, le=8)  # of the wavelet transform
+
+
+class SenseImageParams(SenseParams):
+    """All that the image of a scan depends on."""
+
+    maps: EspiritParams
+
+
+def sense_image(
+    kspace: Complex[Tensor, "coil y x"],
+    mask: Bool[Tensor, "*y x"],
+    acs: slice,
+    params: SenseImageParams,
+    start: Complex[Tensor, "coil y x"],
+) -> Float[Tensor, "y x"]:
+    """The root-sum-of-squares of what the coils see of `sense`'s image, by maps from the centre columns `acs`.
+
+    start: coil images that the search begins with, such as GRAPPA's.
+    """
+    sens_maps = espirit_maps(torch.where(mask, kspace, 0), acs, params.maps)
+    return rss(expand(sense(kspace, mask, sens_maps, params, combine(start, sens_maps)), sens_maps))
 
 
 def sense(

@@ -50,4 +50,4 @@ def _filtered(rows: Complex[Tensor, "y x"], taps: Float[Tensor, "2 4"], after: b
     ends = [rows, rows[:2]] if after else [rows[-2:], rows]
     real = torch.view_as_real(torch.cat(ends)).flatten(1)
     windows = real.as_strided((len(rows) // 2, 4, real.shape[1]), (2 * real.shape[1], real.shape[1], 1))
-    return torch.view_as_complex((taps.to(real.dtype) @ windows).unflatten(2, (-1, 2)))
+    return torch.view_as_complex((taps.to(real) @ windows).unflatten(2, (-1, 2)))

@@ -1,4 +1,4 @@
-"""The live path: k-space to VarNet and GRAPPA, and their images to RCAN, for scans that no cache knows.
+"""The live path: k-space to VarNet and the classical images, and their images to RCAN, for scans that no cache knows.
 
 The same functions fill the caches, so that a live image is the cached one (a test holds them together).
 """
@@ -18,9 +18,9 @@ from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
-from frost.cache.classical import PrepareParams, classical_images
+from frost.cache.classical import PrepareParams, classical_channels, classical_images
 from frost.cache.frozen import network_images
-from frost.cache.pairs import input_channels
+from frost.cache.pairs import input_channels, parse_channel
 from frost.errors import InputError
 from frost.evaluation.scores import fastmri_scores, require_finite
 from frost.mri.consistency import consistent_image, varnet_coil_images
@@ -65,11 +65,17 @@ def load_models(folder: Path, device: torch.device) -> Models:
     digest = network_digest(folder / "varnet")
     if digest not in made_by["networks"]:
         raise InputError(f"{where}: was trained on images of another network than {folder / 'varnet'}; run `dvc repro`")
+    prepare = checked(PrepareParams, {"sense": None, **(made_by["prepare"] or {})}, where)  # older networks know none
+    inputs = tuple(config["inputs"])
+    if prepare.sense is None and any(parse_channel(name)[0] == "sense" for name in inputs):
+        raise InputError(
+            f"{where}: has the input `sense`, but does not say how it was made; `dvc repro` writes one that does"
+        )
     return Models(
         varnet=load_network(folder / "varnet", KSPACE_NETWORKS).to(device),
         rcan=load_network(folder / "rcan", IMAGE_NETWORKS).to(device),
-        inputs=tuple(config["inputs"]),
-        prepare=checked(PrepareParams, made_by["prepare"], where),
+        inputs=inputs,
+        prepare=prepare,
         masks=made_by["masks"],
         device=device,
         digests=(digest, network_digest(folder / "rcan")),
@@ -80,13 +86,13 @@ def load_models(folder: Path, device: torch.device) -> Models:
 def reconstruct_volume(
     models: Models, reader: VolumeReader, ensemble: Ensemble, consistent: bool = False
 ) -> dict[str, Float[np.ndarray, "slice y x"]]:
-    """Every image of a volume: zero_filled, grappa, varnet, rcan, and target where the file has or allows one.
+    """Every image of a volume: zero_filled, grappa, sense, varnet, rcan, and target where the file has or allows one.
 
     `consistent`: the measured lines are put back into RCAN's image, see `frost.mri.consistency`.
     """
-    channels = ["zero_filled", "grappa", *(["target"] if reader.volume.target != "none" else [])]
+    channels = classical_channels(reader.volume, models.prepare)
     classical = np.stack(list(classical_images(reader, models.prepare)), axis=1)
-    images = dict(zip(channels, classical))
+    images = {name: stack for name, stack in zip(channels, classical) if name != "target_clean"}
     images["varnet"] = np.concatenate(list(network_images(reader, models.varnet, models.device)))
     rcan = []
     for i in range(reader.volume.n_slices):
@@ -209,7 +215,8 @@ def new_masks(models: Models, acceleration: float | None, center_fraction: float
 
 def scores_table(done: Done) -> Table:
     """SSIM of every image of every volume that could be scored, and the times that were asked for."""
-    images = ("zero_filled", "grappa", "varnet", "rcan")
+    known = ("zero_filled", "grappa", "sense", "varnet", "rcan")
+    images = [image for image in known if image != "sense" or any(image in row for row in done.rows)]
     with_time = any(row["ms"] is not None for row in done.rows)
     table = Table("volume", *images, *(["ms/slice"] if with_time else []), title="SSIM")
     for row in done.rows:

@@ -1,11 +1,11 @@
-"""The images that need no network: channels, sizes, and where GRAPPA's comes from."""
+"""The images that need no network: channels, sizes, where GRAPPA's comes from, and SENSE beside it."""
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from frost.cache.classical import PrepareParams, classical_images
+from frost.cache.classical import PrepareParams, classical_channels, classical_images
 from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
@@ -19,7 +19,13 @@ GRAPPA = {"source": "computed", "kernel_lines": 2, "kernel_points": 5, "regulari
 
 
 def params(**changes):
-    return checked(PrepareParams, {"grappa": GRAPPA | changes}, "prepare")
+    return checked(PrepareParams, {"grappa": GRAPPA | changes, "sense": None}, "prepare")
+
+
+def with_sense(**changes):
+    maps = {"kernel": 5, "rows": 16, "threshold": 0.01, "grid": 16}
+    sense = {"strength": 1e-3, "iterations": 20, "levels": 2, "maps": maps}
+    return checked(PrepareParams, {"grappa": GRAPPA | changes, "sense": sense}, "prepare")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +52,27 @@ def test_each_image_is_better_than_the_one_before(scan):
         assert zero_filled.shape == filled.shape == target.shape == (32, 32)
         errors = [float(np.linalg.norm(image - target) / np.linalg.norm(target)) for image in (zero_filled, filled)]
         assert errors[1] < 0.8 * errors[0] < 0.1
+
+
+def test_sense_stands_between_grappa_and_target_and_changes_no_other_image(scan):
+    with VolumeReader(*scan) as reader:
+        plain, more = list(classical_images(reader, params())), list(classical_images(reader, with_sense()))
+        channels = classical_channels(reader.volume, with_sense())
+    assert channels == ["zero_filled", "grappa", "sense", "target"]
+    for without, images in zip(plain, more):
+        assert np.array_equal(without, images[[0, 1, 3]])
+        zero_filled, _, sense, target = images
+        assert np.linalg.norm(sense - target) < 0.8 * np.linalg.norm(zero_filled - target)
+        assert float((sense * target).sum() / (target * target).sum()) == pytest.approx(1, abs=0.02)  # its scale
+
+
+def test_sense_begins_with_computed_grappa_even_where_grappas_image_is_the_files(scan):
+    with VolumeReader(*scan) as reader:
+        computed = [images[2] for images in classical_images(reader, with_sense())]
+        of_file = list(classical_images(reader, with_sense(source="file")))
+        given = reader.grappa(0).numpy()
+    assert all(np.array_equal(images[2], sense) for images, sense in zip(of_file, computed))
+    assert np.array_equal(of_file[0][1], given)
 
 
 def test_slices_may_share_their_calibration(scan):

@@ -39,7 +39,7 @@ class FirstCoil(torch.nn.Module):
 
 def prepared(calibration):
     grappa = {"source": "computed", "kernel_lines": 2, "kernel_points": 3, "regularisation": 0.1}
-    params = checked(PrepareParams, {"grappa": grappa | {"calibration": calibration}}, "prepare")
+    params = checked(PrepareParams, {"grappa": grappa | {"calibration": calibration}, "sense": None}, "prepare")
     return lambda reader: classical_images(reader, params)
 
 

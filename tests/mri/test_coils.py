@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from frost.mri.coils import center_crop, combine, expand, rss
+from frost.mri.coils import center_crop, centre_maps, combine, expand, rss
+from frost.mri.fourier import fft2c
 from tests import laws
+from tests.conftest import make_phantom, make_sens_maps
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -51,3 +53,28 @@ def test_crop_and_pad_keep_the_start_that_fastmri_has(have, want):
 def test_crop_undoes_pad_of_equal_parity():
     image = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
     assert torch.equal(center_crop(center_crop(image, (9, 10)), (5, 6)), image)
+
+
+def test_centre_maps_are_those_of_smooth_coils_and_of_norm_one():
+    image, maps = make_phantom(48, 45), make_sens_maps(5, 48, 45)
+    kspace = fft2c(expand(image, maps))[None]
+    acs = torch.zeros(1, 45, dtype=torch.bool)
+    acs[:, 18:27] = True
+    found = centre_maps(kspace, acs)[0]
+    assert torch.allclose(torch.linalg.vector_norm(found, dim=0), torch.ones(48, 45), atol=1e-5)
+    inside = image.abs() > 0.3 * image.abs().max()
+    aligned = (found * maps.conj()).sum(0).abs()  # 1 where both are one map up to the phase of the image
+    assert aligned[inside].min() > 0.97 and aligned[inside].mean() > 0.995
+
+
+def test_centre_maps_give_nothing_to_a_coil_without_signal_and_read_the_centre_alone():
+    kspace = torch.randn(2, 4, 20, 18, dtype=torch.complex64)
+    kspace[:, 2] = 0
+    acs = torch.zeros(2, 18, dtype=torch.bool)
+    acs[0, 6:12], acs[1, 5:13] = True, True
+    maps = centre_maps(kspace, acs)
+    assert not maps[:, 2].any() and maps.isfinite().all()
+    for one in range(2):  # each slice of a batch has its own centre
+        alone = centre_maps(kspace[one : one + 1] * acs[one], acs[one : one + 1])[0]
+        assert torch.allclose(maps[one], alone, atol=1e-6)
+    assert not centre_maps(torch.zeros_like(kspace), acs).any()

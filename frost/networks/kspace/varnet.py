@@ -1,12 +1,14 @@
 """The end-to-end variational network (Sriram 2020, doi:10.1007/978-3-030-59713-9_7, arXiv:2004.06688)."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Complex, Float
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from frost.mri.coils import center_crop, combine, expand, rss
+from frost.mri.coils import center_crop, centre_maps, combine, expand, rss
 from frost.mri.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
 from frost.networks.common.unet import NormUnet
 from frost.pipeline.params import Params
@@ -21,6 +23,10 @@ class VarNetParams(Params):
     channels: int = Field(ge=1, description="features of each cascade's U-Net at full size; public: 18")
     pools: int = Field(ge=1, le=6, description="poolings of each cascade's U-Net; public: 4")
     unshuffle: int = Field(ge=1, le=4, description="the U-Nets see n x n pixels as channels; public: 1")
+    sens_maps: Literal["network", "centre"] = Field(
+        default="network",  # what networks of before had, whose config does not name it
+        description="coil sensitivities by a network, or smoothed from the centre lines of the scan itself",
+    )
     sens_channels: int = Field(ge=1, description="features of the sensitivity network; public: 8")
     sens_pools: int = Field(ge=1, le=6, description="poolings of the sensitivity network; public: 4")
     sens_size: int | None = Field(ge=8, description="side of the central k-space it sees; null: all, as public")
@@ -44,7 +50,7 @@ class VarNet(nn.Module):
     def __init__(self, params: VarNetParams) -> None:
         super().__init__()
         self.params = params
-        self.sens_net = SensitivityNetwork(params)
+        self.sens_net = SensitivityNetwork(params) if params.sens_maps == "network" else CentreMaps()
         self.cascades = nn.ModuleList(Cascade(params) for _ in range(params.cascades))
 
     def forward(
@@ -105,6 +111,16 @@ class Cascade(nn.Module):
         correction = fft_from_corner(expand(to_corner(self.model(image)), sens_maps))
         weight = (self.dc_weight * mask[:, None, None, :]).to(hybrid.dtype)
         return hybrid.lerp(measured, weight) - correction  # k - w M (k - k_measured) - ...
+
+
+class CentreMaps(nn.Module):
+    """Coil sensitivities without anything learned: they fit whatever coils the scan had."""
+
+    def forward(
+        self, masked_kspace: Complex[Tensor, "batch coil y x"], acs: Bool[Tensor, "batch x"]
+    ) -> Complex[Tensor, "batch coil y x"]:
+        """The maps, at the size of the k-space."""
+        return centre_maps(masked_kspace, acs)
 
 
 class SensitivityNetwork(nn.Module):

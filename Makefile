@@ -2,7 +2,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: repro test lint format bench bench-full bench-peers soak lock clean
+.PHONY: repro test lint format bench bench-full bench-peers weights soak lock clean
 
 repro: .venv/installed
 	dvc repro
@@ -31,6 +31,10 @@ bench-peers:
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip install --quiet --requirement bench/peers.txt
 
+# The networks that come with Frost, made again from nothing: hours, in a clone of its own that goes on where it stopped.
+weights: .venv/installed
+	python -m studies.weights
+
 soak: .venv/installed
 	python -m tests.soak
 
@@ -48,4 +52,4 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf .venv .venv-peers .venv-lock .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-peers .venv-lock .weights .mypy_cache .ruff_cache .pytest_cache

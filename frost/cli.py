@@ -99,7 +99,7 @@ def score(
     """
     import json
 
-    from frost.evaluation.scores import score_folders
+    from frost.evaluation.official.files import score_folders
 
     volumes, summary = score_folders(preset, target, reconstruction)
     if json_:
@@ -138,7 +138,9 @@ def compare(
     """
     import json
 
-    from frost.evaluation.compare import as_markdown, as_renderable, compare_runs, read_run
+    from frost.evaluation.comparison.display import as_markdown, as_renderable
+    from frost.evaluation.comparison.runs import read_run
+    from frost.evaluation.comparison.statistics import compare_runs
 
     result = compare_runs([read_run(run) for run in runs], metric=metric, image=image, split=split)
     if md or json_:
@@ -234,7 +236,7 @@ def report(
 
     Example: frost report --output report.html
     """
-    from frost.evaluation.report import write_report
+    from frost.evaluation.report.page import write_report
 
     write_report(run, output, title, slices)
     Console().print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")

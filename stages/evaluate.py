@@ -11,8 +11,11 @@ from accelerate import PartialState
 from frost.cache.pairs import PairDataset
 from frost.cache.produce import stage_lock
 from frost.cache.store import Store
-from frost.evaluation.evaluate import Case, EvaluateParams, Evaluation, draw, evaluate, group_rows, mean_varnet_ssim
+from frost.evaluation.cases import Case, EvaluateParams, mean_varnet_ssim
+from frost.evaluation.evaluate import Evaluation, evaluate
+from frost.evaluation.figures.evaluation import draw
 from frost.evaluation.provenance import provenance
+from frost.evaluation.summaries import group_rows
 from frost.evaluation.tables import write_table
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS

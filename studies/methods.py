@@ -32,7 +32,8 @@ from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 
 from bench.memory import resident
-from frost.evaluation.compare import compare_rows, read_run
+from frost.evaluation.comparison.runs import read_run
+from frost.evaluation.comparison.statistics import compare_rows
 from frost.evaluation.tables import Row
 from frost.mri.sampling import MaskRecord, centre_lines, detect_acs, draw_mask
 from frost.networks.common.checkpoint import build

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from frost.cache.pairs import PairDataset
 from frost.evaluation.disagreement import disagreement_map, smooth
-from frost.evaluation.figures import COLOURS
+from frost.evaluation.figures.style import COLOURS
 from frost.evaluation.tables import Row, read_table
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS

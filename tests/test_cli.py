@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from frost.cli import app, finite
 from frost.errors import InputError
-from frost.evaluation.scores import score_folders
+from frost.evaluation.official.files import score_folders
 from frost.evaluation.tables import write_table
 
 COMMANDS = ("reconstruct", "score", "compare", "report", "export", "check")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from frost.errors import InputError
-from frost.evaluation.evaluate import Case
+from frost.evaluation.cases import Case
 from stages.evaluate import file_of
 from stages.index import point
 

@@ -5,11 +5,15 @@ where there is a target: rank correlation inside the head, and the mean error in
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.ndimage import uniform_filter
 from scipy.stats import spearmanr
+
+from frost.evaluation.cases import Case
+from frost.evaluation.scores import foreground_mask, mean_of_finite
 
 WINDOW = 7  # pixels, the window of SSIM: single pixels of either map are mostly noise
 N_BINS = 10
@@ -52,3 +56,32 @@ def calibration(
         for part in np.array_split(order, N_BINS)
         if len(part)
     ]
+
+
+@dataclass
+class Calibration:
+    """Does RCAN's error rise where VarNet and GRAPPA disagree? Gathered a volume at a time."""
+
+    correlations: dict[str, list[float]] = field(default_factory=lambda: {"spearman": [], "spearman_brightness": []})
+    pairs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    def add(self, case: Case, threshold: float) -> None:
+        """Inside the head of one volume; nothing where there is no target."""
+        if case.target is None or not (mask := foreground_mask(case.target, threshold)).any():
+            return
+        predictor = disagreement_map(case.images["varnet"], case.images["grappa"])
+        error = smooth(case.images["rcan"] - case.target)
+        self.correlations["spearman"].append(rank_correlation(predictor, error, mask))
+        self.correlations["spearman_brightness"].append(rank_correlation(smooth(case.images["varnet"]), error, mask))
+        maximum = float(case.target.max())
+        # A pixel in 16 is plenty for ten bins, and a thousand volumes still fit into memory.
+        self.pairs.append((predictor[mask][::16] / maximum, error[mask][::16] / maximum))
+
+    def metrics(self) -> dict[str, float]:
+        """Mean over volumes of Spearman's correlation of the error with the disagreement; and with mere brightness."""
+        means = {name: mean_of_finite(values) for name, values in self.correlations.items()}
+        return {name: value for name, value in means.items() if np.isfinite(value)}
+
+    def curve(self) -> list[dict[str, float]]:
+        """Mean error by tenths of the disagreement, both relative to the maximum of the volume's target."""
+        return calibration(self.pairs) if self.pairs else []

@@ -10,19 +10,14 @@ from skimage.metrics import structural_similarity
 
 from frost.cache.pairs import PairDataset
 from frost.errors import InputError
+from frost.evaluation.cases import IMAGES, Case, EvaluateParams, best_blend, blended
 from frost.evaluation.disagreement import calibration, rank_correlation
-from frost.evaluation.evaluate import (
-    IMAGES,
-    Case,
-    EvaluateParams,
-    Leaderboard,
-    best_blend,
-    blended,
-    evaluate,
-    group_rows,
-    summary,
-)
-from frost.evaluation.scores import PRESETS, SLICE_SCORES, score_volume, summarise
+from frost.evaluation.evaluate import evaluate
+from frost.evaluation.official.leaderboard import Leaderboard
+from frost.evaluation.official.pooling import summarise
+from frost.evaluation.official.presets import PRESETS, score_volume
+from frost.evaluation.scores import SLICE_SCORES
+from frost.evaluation.summaries import group_rows, summary
 from frost.reconstruction.live import load_models
 
 CPU = torch.device("cpu")

@@ -6,20 +6,11 @@ import pytest
 from PIL import Image
 
 from frost.errors import InputError
-from frost.evaluation.figures import (
-    COLOURS,
-    LABELS,
-    LARGEST_FILE,
-    Example,
-    choose_slices,
-    clearest_patch,
-    montage,
-    read_curves,
-    ssim_by_position,
-    ssim_distribution,
-    training_curves,
-    worst_patch,
-)
+from frost.evaluation.figures.charts import ssim_by_position, ssim_distribution
+from frost.evaluation.figures.examples import Example, choose_slices, clearest_patch, worst_patch
+from frost.evaluation.figures.montage import montage
+from frost.evaluation.figures.style import COLOURS, LABELS, LARGEST_FILE
+from frost.evaluation.figures.training import read_curves, training_curves
 
 
 def row(volume, i, image, ssim, **more):

@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from frost.errors import InputError
-from frost.evaluation.evaluate import EvaluateParams, evaluate, group_rows
+from frost.evaluation.cases import EvaluateParams
+from frost.evaluation.evaluate import evaluate
 from frost.evaluation.provenance import provenance
-from frost.evaluation.report import draw_dag, spread, write_report
+from frost.evaluation.report.browser import spread
+from frost.evaluation.report.dag import draw_dag
+from frost.evaluation.report.page import write_report
+from frost.evaluation.summaries import group_rows
 from frost.evaluation.tables import write_table
 from frost.reconstruction.live import load_models
 from tests.paths import ROOT

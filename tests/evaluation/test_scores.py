@@ -8,25 +8,24 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from frost.errors import InputError
-from frost.evaluation.compare import direction
-from frost.evaluation.evaluate import Case, group_rows, slice_rows, volume_rows
-from frost.evaluation.report import _table
+from frost.evaluation.cases import Case
+from frost.evaluation.comparison.statistics import direction
+from frost.evaluation.official.files import read_boxes, score_folders
+from frost.evaluation.official.pooling import summarise
+from frost.evaluation.official.presets import PRESETS, score_volume
+from frost.evaluation.report.sections import score_table
 from frost.evaluation.scores import (
-    PRESETS,
     SLICE_SCORES,
     Score,
     fastmri_scores,
     foreground_mask,
     nmse,
     psnr,
-    read_boxes,
-    score_folders,
     score_slices,
-    score_volume,
     ssim_foreground,
     ssim_maps,
-    summarise,
 )
+from frost.evaluation.summaries import group_rows, slice_rows, volume_rows
 from frost.evaluation.tables import parse_table, read_table, write_table
 from tests.paths import SHARED
 
@@ -356,7 +355,7 @@ def test_a_score_is_one_function_and_one_line(head, monkeypatch):
     (row,) = volume_rows("val", case, by_slice)
     assert row["largest"] == pytest.approx(np.abs(target - noisy).max((1, 2)).mean())
     assert group_rows([row])[0]["largest"] == row["largest"]
-    assert "Largest error" in _table({"rcan": {"largest": 1e-5}}) and ">0.000010<" in _table(
+    assert "Largest error" in score_table({"rcan": {"largest": 1e-5}}) and ">0.000010<" in score_table(
         {"rcan": {"largest": 1e-5}}
     )
     assert direction("largest") == -1

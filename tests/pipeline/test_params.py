@@ -86,7 +86,7 @@ MODELS = {
     "train_varnet": "stages.train_varnet.TrainVarNetParams",
     "cache_varnet": "stages.cache_varnet.CacheParams",
     "train_rcan": "stages.train_rcan.TrainRCANParams",
-    "evaluate": "frost.evaluation.evaluate.EvaluateParams",
+    "evaluate": "frost.evaluation.cases.EvaluateParams",
 }
 
 

@@ -10,18 +10,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from frost.errors import InputError
-from frost.evaluation.compare import (
-    TABLE,
-    Run,
-    as_markdown,
-    as_renderable,
-    bootstrap_interval,
-    compare_rows,
-    compare_runs,
-    read_run,
-    recipe,
-    seed_spread,
-)
+from frost.evaluation.comparison.display import as_markdown, as_renderable
+from frost.evaluation.comparison.runs import TABLE, Run, read_run, recipe
+from frost.evaluation.comparison.statistics import bootstrap_interval, compare_rows, compare_runs, seed_spread
 from frost.evaluation.tables import write_table
 
 LOCK = """

@@ -9,104 +9,20 @@ are recognised, and what they differ by is the yardstick for the others.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from frost.errors import InputError
+from frost.evaluation.comparison.runs import Run
 from frost.evaluation.scores import SLICE_SCORES
-from frost.evaluation.tables import Row, parse_table, read_table
+from frost.evaluation.tables import Row
 
-TABLE = "metrics/tables/slices.csv"
 FEWEST_PATIENTS = 10  # below it a bootstrap interval is too short and a rank test has no power
 N_RESAMPLES = 10_000
 N_REGRESSIONS = 10
-
-
-@dataclass(frozen=True)
-class Run:
-    """One revision: its name, its table by slice, and what went into it (`recipe`), where that is known."""
-
-    name: str
-    rows: Sequence[Row]
-    recipe: Mapping[str, Any] | None = None
-
-
-# ---- reading revisions
-
-
-def read_run(name: str, repo: Path = Path(), table: str = TABLE) -> Run:
-    """The run of an experiment, branch, tag or commit of repository `repo`, of "workspace", or of a csv file.
-
-    Raises InputError where there is no such revision, or no table in it or in DVC's cache.
-    """
-    if name.endswith(".csv"):
-        return Run(name, read_table(Path(name)))
-    if name == "workspace" and (repo / table).exists():
-        lock = repo / "dvc.lock"
-        return Run(name, read_table(repo / table), recipe(lock.read_text()) if lock.exists() else None)
-    rows = parse_table(_read_revision(name, repo, table), f"{name}: {table}")
-    try:
-        lock_text = _read_revision(name, repo, "dvc.lock")
-    except InputError:
-        return Run(name, rows)
-    return Run(name, rows, recipe(lock_text))
-
-
-def _read_revision(name: str, repo: Path, path: str) -> str:
-    # DVC takes seconds to import, and most commands never need it.
-    import dvc.api
-    from dvc.exceptions import DvcException
-    from scmrepo.exceptions import SCMError
-
-    try:
-        text = dvc.api.read(path, repo=str(repo), rev=None if name == "workspace" else name)
-    except (DvcException, SCMError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{name}: cannot read {path} (is the revision right, is it pulled?): {reason}") from None
-    return text if isinstance(text, str) else text.decode("utf-8")
-
-
-def recipe(lock: str) -> dict[str, Any]:
-    """What went into a run, from the text of its dvc.lock.
-
-    `stages` {stage: its command, params without training seeds, and those dependencies that no stage makes:
-    code and imported files}; `seeds` the training seeds; `data` {split: digest of the list of its volumes}.
-    """
-    try:
-        stages = YAML(typ="safe").load(lock)["stages"]
-        made = {out["path"] for stage in stages.values() for out in stage.get("outs", [])}
-        kept: dict[str, Any] = {}
-        seeds: dict[tuple[str, ...], Any] = {}
-        for name, stage in stages.items():
-            deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", []) if dep["path"] not in made}
-            params = dict(_flat(stage.get("params", {})))
-            if name.startswith("train"):
-                seeds |= {key: params.pop(key) for key in list(params) if key[-1:] == ("seed",)}
-            kept[name] = {"cmd": stage.get("cmd"), "deps": deps, "params": params}
-        outs = {out["path"]: out.get("md5") for out in stages.get("index", {}).get("outs", [])}
-    except (YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"dvc.lock: not a lock file of DVC: {' '.join(str(error).split())}") from None
-    return {"stages": kept, "seeds": seeds, "data": {Path(path).stem: md5 for path, md5 in outs.items()}}
-
-
-def _flat(values: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if not isinstance(values, dict):
-        return [(path, values)]
-    return [pair for key, value in values.items() for pair in _flat(value, (*path, str(key)))]
-
-
-# ---- statistics
 
 
 def compare_runs(
@@ -294,9 +210,6 @@ def _verdict(result: Mapping[str, Any], spread: Mapping[str, Any] | None) -> str
     return f"{word}, beyond chance among patients and beyond what training seeds give"
 
 
-# ---- rows
-
-
 def _scores(run: Run, metric: str, image: str, split: str) -> list[Row]:
     """The rows of one image and split that have a score."""
     if run.rows and (missing := {"split", "image", "volume", "slice"} - run.rows[0].keys()):
@@ -323,99 +236,3 @@ def _key(row: Row) -> tuple[str, int]:
 
 def _group(row: Row) -> tuple[str, float]:
     return str(row.get("acquisition", "")), float(row.get("acceleration", math.nan))
-
-
-# ---- showing
-
-
-COLUMNS = ("", "n", "A", "B", "B - A", "95 % interval", "p", "improved")  # fits a terminal of 80
-REGRESSION_COLUMNS = ("volume", "slice", "A", "B", "B - A")
-
-
-def _line(label: str, result: Mapping[str, Any]) -> tuple[str, ...]:
-    interval, p_value = result["interval"], result["p_value"]
-    return (
-        label,
-        f"{result['n_patients']}/{result['n_slices']}",
-        f"{result['mean_a']:.4f}",
-        f"{result['mean_b']:.4f}",
-        f"{result['difference']:+.4f}",
-        "too few" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}",
-        "too few" if p_value is None else f"{p_value:.2g}",
-        f"{100 * result['share_improved']:.0f} %",
-    )
-
-
-def _lines(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The whole, then its groups where there are several."""
-    groups = result["groups"] if len(result["groups"]) > 1 else []
-    return [_line("all", result)] + [
-        _line(
-            f"{g['acquisition']}, R = {'?' if g['acceleration'] is None else format(g['acceleration'], 'g')}",
-            g,
-        )
-        for g in groups
-    ]
-
-
-def _heading(comparison: Mapping[str, Any], result: Mapping[str, Any]) -> str:
-    what = f"{comparison['metric']} of {comparison['image']}, {comparison['split']}"
-    return f"A = {result['a']}, B = {result['b']}: {what}"
-
-
-def _notes(comparison: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
-    notes = [f"Verdict: {result['verdict']}. (n: patients/slices; improved: of slices.)"]
-    spread = comparison["seed_spread"]
-    if spread is not None:
-        n_runs = sum(len(names) for names in spread["runs"])
-        notes.append(
-            f"Training seeds alone ({n_runs} runs): standard deviation {spread['deviation']:.5f}, "
-            f"so two runs differ by up to {spread['threshold']:.5f}."
-        )
-    if result["only_in_a"] or result["only_in_b"]:
-        notes.append(f"Left out: {result['only_in_a']} slices only in A, {result['only_in_b']} only in B.")
-    return notes
-
-
-def as_markdown(comparison: Mapping[str, Any]) -> str:
-    """The result of `compare_runs` as Markdown tables."""
-    parts = []
-    for result in comparison["comparisons"]:
-        parts += [f"### {_heading(comparison, result)}", *_notes(comparison, result)]
-        parts.append(_markdown_table(COLUMNS, _lines(result)))
-        if result["regressions"]:
-            parts += ["Worst regressions:", _markdown_table(REGRESSION_COLUMNS, _regression_lines(result))]
-    return "\n\n".join(parts) + "\n"
-
-
-def as_renderable(comparison: Mapping[str, Any]) -> Group:
-    """The result of `compare_runs` for a terminal: `rich.print(as_renderable(...))`."""
-    parts: list[Any] = []
-    for result in comparison["comparisons"]:
-        parts.append(_terminal_table(_heading(comparison, result), COLUMNS, _lines(result)))
-        parts += [Text(note) for note in (*_notes(comparison, result), "")]
-        if result["regressions"]:
-            parts.append(_terminal_table("Worst regressions", REGRESSION_COLUMNS, _regression_lines(result)))
-    return Group(*parts)
-
-
-def _regression_lines(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (str(r["volume"]), str(r["slice"]), f"{r['a']:.4f}", f"{r['b']:.4f}", f"{r['difference']:+.4f}")
-        for r in result["regressions"]
-    ]
-
-
-def _markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] + ["---:"] * (len(columns) - 1)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, rule, *lines))
-
-
-def _terminal_table(title: str, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    # Text, not str: names of volumes and revisions are no markup.
-    table = Table(title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=i > 0)
-    for line in lines:
-        table.add_row(*(Text(cell) for cell in line))
-    return table

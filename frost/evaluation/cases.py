@@ -1,0 +1,99 @@
+"""Every image of a volume, from the caches and the network of stage 2; one volume in memory at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import nn
+
+from frost.cache.pairs import PairDataset, input_channels
+from frost.evaluation.scores import fastmri_scores, mean_of_finite, require_finite, ssim_maps
+from frost.networks.common.ensemble import Ensemble, self_ensemble
+from frost.pipeline.params import Params
+
+Images = dict[str, Float[np.ndarray, "slice y x"]]
+#: in the order of the tables and pictures
+IMAGES = ("zero_filled", "grappa", "varnet", "blend", "rcan", "rcan_ensemble")
+BLEND_STEPS = 50  # the weight is found to 2 %
+ENOUGH_VOLUMES = 50  # for a mean SSIM, however much data there is
+PresetName = Literal["fastmri", "snu2021", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
+
+
+class EvaluateParams(Params):
+    """Section `evaluate` of params.yaml."""
+
+    ensemble: Ensemble
+    """Changes whose answers `rcan_ensemble` averages: none, flip, seed (flip and half turn) or dihedral (all eight)."""
+    batch_size: int = Field(ge=1)
+    foreground: float = Field(gt=0)
+    """Target above which a pixel is in the head, for ssim_foreground: 2e-5 in 2026, 5e-5 for brains before."""
+    presets: tuple[PresetName, ...]
+    """Official scores beside fastMRI's, which are `ssim`, `psnr` and `nmse`; these bear the preset's name."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume: its facts from the cache, every image of it, and its targets where it has them."""
+
+    facts: Mapping[str, Any]
+    images: Images
+    target: Float[np.ndarray, "slice y x"] | None
+    clean: Float[np.ndarray, "slice y x"] | None
+
+
+@torch.no_grad()
+def reconstruct(
+    pairs: PairDataset,
+    network: nn.Module,
+    blend: float,
+    params: EvaluateParams,
+    device: torch.device,
+    names: Sequence[str] | None = None,
+) -> Iterator[Case]:
+    """Every volume of a split, or the named ones, with all its images; one volume in memory at a time."""
+    for name in pairs.names if names is None else names:
+        volume = pairs.volume(name)
+        slices = range(len(volume["varnet"]))
+        inputs = torch.from_numpy(np.stack([input_channels(pairs.channels, volume, i) for i in slices]))
+        outputs: dict[str, list[np.ndarray]] = {"rcan": [], "rcan_ensemble": []}
+        for batch in inputs.split(params.batch_size):
+            on_device = batch.to(device)
+            image = network(on_device).float()
+            outputs["rcan"].append(image.cpu().numpy())
+            outputs["rcan_ensemble"].append(self_ensemble(network, on_device, params.ensemble, image).cpu().numpy())
+        images: Images = {image: volume[image] for image in ("zero_filled", "grappa", "varnet")}
+        images["blend"] = blended(images, blend)
+        images |= {image: np.concatenate(parts) for image, parts in outputs.items()}
+        require_finite(name, images)
+        yield Case(pairs.facts(name), images, volume.get("target"), volume.get("target_clean"))
+
+
+def blended(images: Images, weight: float) -> Float[np.ndarray, "slice y x"]:
+    """weight * VarNet + (1 - weight) * GRAPPA: what a second stage gives that has learned nothing."""
+    return np.asarray(weight * images["varnet"] + (1 - weight) * images["grappa"], dtype=np.float32)
+
+
+def best_blend(pairs: PairDataset) -> float:
+    """The weight of VarNet in the blend with the best mean SSIM over a sample of `pairs`; of equals, the largest."""
+    weights = np.linspace(0, 1, BLEND_STEPS + 1)
+    totals = np.zeros(len(weights))
+    for volume in sample(pairs):
+        maximum = float(volume["target"].max())
+        totals += [ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean() for w in weights]
+    return float(weights[len(weights) - 1 - int(np.argmax(totals[::-1]))])
+
+
+def mean_varnet_ssim(pairs: PairDataset) -> float:
+    """fastMRI's SSIM of the cached VarNet images, mean over a sample of the volumes."""
+    return mean_of_finite([fastmri_scores(volume["target"], volume["varnet"])["ssim"] for volume in sample(pairs)])
+
+
+def sample(pairs: PairDataset) -> Iterator[Images]:
+    """Volumes with a target, evenly chosen where there are more than a mean needs."""
+    names = [name for name in pairs.names if pairs.has_target(name)]
+    chosen = np.linspace(0, len(names) - 1, min(len(names), ENOUGH_VOLUMES)).round().astype(int)
+    return (pairs.volume(names[i]) for i in chosen)

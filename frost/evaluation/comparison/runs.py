@@ -1,0 +1,84 @@
+"""The table by slice of a run, and what went into it: from git and DVC, from the workspace, or from a csv file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from frost.errors import InputError
+from frost.evaluation.tables import Row, parse_table, read_table
+
+TABLE = "metrics/tables/slices.csv"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One revision: its name, its table by slice, and what went into it (`recipe`), where that is known."""
+
+    name: str
+    rows: Sequence[Row]
+    recipe: Mapping[str, Any] | None = None
+
+
+def read_run(name: str, repo: Path = Path(), table: str = TABLE) -> Run:
+    """The run of an experiment, branch, tag or commit of repository `repo`, of "workspace", or of a csv file.
+
+    Raises InputError where there is no such revision, or no table in it or in DVC's cache.
+    """
+    if name.endswith(".csv"):
+        return Run(name, read_table(Path(name)))
+    if name == "workspace" and (repo / table).exists():
+        lock = repo / "dvc.lock"
+        return Run(name, read_table(repo / table), recipe(lock.read_text()) if lock.exists() else None)
+    rows = parse_table(_read_revision(name, repo, table), f"{name}: {table}")
+    try:
+        lock_text = _read_revision(name, repo, "dvc.lock")
+    except InputError:
+        return Run(name, rows)
+    return Run(name, rows, recipe(lock_text))
+
+
+def _read_revision(name: str, repo: Path, path: str) -> str:
+    # DVC takes seconds to import, and most commands never need it.
+    import dvc.api
+    from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
+
+    try:
+        text = dvc.api.read(path, repo=str(repo), rev=None if name == "workspace" else name)
+    except (DvcException, SCMError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{name}: cannot read {path} (is the revision right, is it pulled?): {reason}") from None
+    return text if isinstance(text, str) else text.decode("utf-8")
+
+
+def recipe(lock: str) -> dict[str, Any]:
+    """What went into a run, from the text of its dvc.lock.
+
+    `stages` {stage: its command, params without training seeds, and those dependencies that no stage makes:
+    code and imported files}; `seeds` the training seeds; `data` {split: digest of the list of its volumes}.
+    """
+    try:
+        stages = YAML(typ="safe").load(lock)["stages"]
+        made = {out["path"] for stage in stages.values() for out in stage.get("outs", [])}
+        kept: dict[str, Any] = {}
+        seeds: dict[tuple[str, ...], Any] = {}
+        for name, stage in stages.items():
+            deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", []) if dep["path"] not in made}
+            params = dict(_flat(stage.get("params", {})))
+            if name.startswith("train"):
+                seeds |= {key: params.pop(key) for key in list(params) if key[-1:] == ("seed",)}
+            kept[name] = {"cmd": stage.get("cmd"), "deps": deps, "params": params}
+        outs = {out["path"]: out.get("md5") for out in stages.get("index", {}).get("outs", [])}
+    except (YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"dvc.lock: not a lock file of DVC: {' '.join(str(error).split())}") from None
+    return {"stages": kept, "seeds": seeds, "data": {Path(path).stem: md5 for path, md5 in outs.items()}}
+
+
+def _flat(values: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    if not isinstance(values, dict):
+        return [(path, values)]
+    return [pair for key, value in values.items() for pair in _flat(value, (*path, str(key)))]

@@ -1,0 +1,57 @@
+"""The four pictures of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from frost.cache.pairs import PairDataset
+from frost.evaluation.cases import Case, EvaluateParams, reconstruct
+from frost.evaluation.evaluate import Evaluation
+from frost.evaluation.figures.charts import ssim_by_position, ssim_distribution
+from frost.evaluation.figures.examples import Example, choose_slices
+from frost.evaluation.figures.montage import montage
+from frost.evaluation.figures.training import read_curves, training_curves
+from frost.evaluation.official.leaderboard import whole_box
+from frost.evaluation.tables import Row
+
+
+def draw(
+    folder: Path,
+    result: Evaluation,
+    splits: Mapping[str, PairDataset],
+    network: nn.Module,
+    params: EvaluateParams,
+    device: torch.device,
+    curves: Path,
+) -> None:
+    """Four pictures: telling slices, the distribution of SSIM, SSIM along the head, and how the trainings went."""
+    split = "test" if "test" in result.metrics else "val"
+    chosen = choose_slices(result.by_slice, split)
+    names = list(dict.fromkeys(name for name, _ in chosen.values()))
+    cases = reconstruct(splits[split], network, result.blend, params, device, names)
+    by_name = dict(zip(names, cases))
+    montage(
+        [_example(title, by_name[name], i, result.by_slice) for title, (name, i) in chosen.items()],
+        folder / "montage.png",
+    )
+    ssim_distribution(result.by_slice, folder / "ssim.png", split)
+    ssim_by_position(result.by_slice, folder / "ssim_by_slice.png", split)
+    trainings = {name: read_curves(curves / f"{name}.tsv") for name in ("varnet", "rcan")}
+    training_curves(trainings, folder / "training.png")
+
+
+def _example(title: str, case: Case, i: int, rows: Sequence[Row]) -> Example:
+    assert case.target is not None
+    name, shown = case.facts["name"], ("zero_filled", "grappa", "varnet", "rcan")
+    ssim = {str(r["image"]): float(r["ssim"]) for r in rows if (r["volume"], r["slice"]) == (name, i)}
+    return Example(
+        title=title,
+        caption=f"{name}, slice {i + 1} of {len(case.target)}",
+        images={image: case.images[image][i] for image in shown},
+        target=case.target[i],
+        maximum=float(case.target.max()),
+        ssim={image: ssim[image] for image in shown},
+        boxes=[whole_box(box) for box in case.facts["annotations"].get(str(i), [])],
+    )

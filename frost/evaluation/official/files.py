@@ -1,0 +1,116 @@
+"""Official scores of files: a tree of reconstructions against a tree of targets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frost.errors import InputError
+from frost.evaluation.official.pooling import summarise, volume_rows
+from frost.evaluation.official.presets import PRESETS, Preset, VolumeScores, score_volume
+from frost.evaluation.scores import Box
+from frost.evaluation.tables import Row
+from frost.scans.volumes import attribute, dataset, has_dataset, named_faults, open_h5, read_slice
+
+LARGEST = 2**31  # pixels of a volume: what a file declares is checked before memory is asked for
+ATTRIBUTES = ("max", "acquisition", "acceleration", "annotations")
+
+
+def score_folders(
+    preset_name: str, target_folder: Path, reconstruction_folder: Path
+) -> tuple[list[Row], dict[str, Any]]:
+    """Score a tree of reconstructions against a tree of targets: one row a volume, and what `summarise` says.
+
+    Targets are fastMRI files (`reconstruction_rss`) or SNU image files (`image_label`), reconstructions hold
+    `reconstruction`. They are paired by sub-folder and name. The sub-folder is the group (acc4, public, ...);
+    folders called `image` or `multicoil_*` do not count, `kspace` folders are passed by.
+    Raises InputError naming what is missing or does not fit.
+    """
+    if preset_name not in PRESETS:
+        raise InputError(f"no preset {preset_name!r}; there are {', '.join(PRESETS)}")
+    preset = PRESETS[preset_name]
+    targets = _files(target_folder, preset)
+    reconstructions = _files(reconstruction_folder, preset)
+    for missing in sorted(set(targets) - set(reconstructions)):
+        raise InputError(f"{reconstruction_folder}: no reconstruction {'/'.join(missing).lstrip('/')}")
+    for extra in sorted(set(reconstructions) - set(targets)):
+        raise InputError(f"{reconstructions[extra]}: there is no target {'/'.join(extra).lstrip('/')} for it")
+    volumes = [
+        _score_files(preset, group, targets[group, name], reconstructions[group, name])
+        for group, name in sorted(targets)
+    ]
+    return volume_rows(volumes), summarise(preset, volumes)
+
+
+def read_boxes(annotations: str | bytes, where: str) -> dict[int, list[Box]]:
+    """Boxes by slice from the JSON text of attribute `annotations`. InputError starts with `where`."""
+    try:
+        return {
+            int(i): [(int(box["x"]), int(box["y"]), int(box["width"]), int(box["height"])) for box in boxes]
+            for i, boxes in json.loads(annotations).items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(
+            f"{where}: attribute `annotations` must be JSON {{slice: [{{x, y, width, height}}]}}: {error}"
+        ) from None
+
+
+def _files(folder: Path, preset: Preset) -> dict[tuple[str, str], Path]:
+    """(group, file name) -> file, for all h5 files under `folder`."""
+    found: dict[tuple[str, str], Path] = {}
+    for file in sorted(folder.rglob("[!.]*.h5")):  # not what macOS leaves beside files it copied
+        parts = [p for p in file.relative_to(folder).parts[:-1] if p != "image" and not p.startswith("multicoil_")]
+        if "kspace" in parts:
+            continue
+        key = ("/".join(parts), file.name)
+        if key in found:
+            raise InputError(f"{file}: has the same group and name as {found[key]}")
+        found[key] = file
+    if not found:
+        raise InputError(f"{folder}: no h5 files")
+    if "public" in preset.groups:
+        # In 2024 targets lie in acc5 and acc9, results in public and private; public is the one called acc4,
+        # 5 or 8.
+        groups = sorted({group for group, _ in found})
+        public = next((group for group in ("acc4", "acc5", "acc8") if group in groups), None)
+        if public and len(groups) == 2:
+            return {("public" if group == public else "private", name): file for (group, name), file in found.items()}
+    return found
+
+
+def _score_files(preset: Preset, group: str, target_file: Path, reconstruction_file: Path) -> VolumeScores:
+    target, attributes = _read(target_file, ("image_label", "reconstruction_rss"))
+    reconstruction, _ = _read(reconstruction_file, ("reconstruction",))
+    where, annotations = str(reconstruction_file), attributes["annotations"]
+    try:
+        return score_volume(
+            preset,
+            target,
+            reconstruction,
+            name=target_file.name,
+            group=group,
+            maximum=attributes["max"],
+            boxes=None if annotations is None else read_boxes(str(annotations), str(target_file)),
+            acquisition=str(attributes["acquisition"] or ""),
+            acceleration=attributes["acceleration"],
+        )
+    except InputError as error:
+        raise InputError(f"{where}: {str(error).removeprefix(f'{target_file.name}: ')}") from None
+
+
+def _read(file: Path, names: tuple[str, ...]) -> tuple[np.ndarray, dict[str, Any]]:
+    """The first dataset of `names` that the file has, as float32 (slice, y, x), and the attributes that scores need."""
+    with open_h5(file) as opened, named_faults(file):
+        name = next((name for name in names if has_dataset(opened, name)), None)
+        if name is None:
+            raise InputError(f"{file}: has no dataset {' or '.join(names)}")
+        found = dataset(opened, name, "image")
+        if found.size > LARGEST:
+            raise InputError(f"{file}: dataset {name} of shape {found.shape} is larger than any scan")
+        images = np.stack([read_slice(found, i, np.float32) for i in range(len(found))])
+        values = {name: attribute(opened, name) for name in ATTRIBUTES}
+    for name in ("max", "acceleration"):
+        if isinstance(values[name], str):
+            raise InputError(f"{file}: attribute `{name}` must be a number, not {values[name]!r}")
+    return images, values

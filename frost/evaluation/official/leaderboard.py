@@ -1,0 +1,65 @@
+"""A split under the rules of one challenge."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from frost.errors import InputError
+from frost.evaluation.cases import Case
+from frost.evaluation.official.pooling import summarise
+from frost.evaluation.official.presets import Preset, VolumeScores, score_volume
+from frost.evaluation.scores import Box
+from frost.scans.challenge_files import PUBLIC
+
+
+@dataclass
+class Leaderboard:
+    """A split under the rules of one challenge, every image of it; or why the data cannot be scored by them."""
+
+    preset: Preset
+    volumes: dict[str, list[VolumeScores]] = field(default_factory=dict)
+    left_out: str = ""
+
+    def add(self, case: Case) -> None:
+        """Score one volume. One that the preset cannot serve ends it: a mean over the others would be another score."""
+        if case.target is None or self.left_out:
+            return
+        facts = case.facts
+        boxes = {int(i): [whole_box(box) for box in some] for i, some in facts["annotations"].items()}
+        try:
+            if facts["maximum"] is None:
+                raise InputError(f"{facts['file']}: no attribute `max`, which is the data range")
+            for image, stack in case.images.items():
+                scores = score_volume(
+                    self.preset, case.target, stack, name=PurePosixPath(facts["file"]).name, group=self._group(facts),
+                    maximum=facts["maximum"], boxes=boxes or None, acquisition=facts["acquisition"],
+                    acceleration=facts["acceleration"],
+                )  # fmt: skip
+                self.volumes.setdefault(image, []).append(scores)
+        except InputError as error:
+            self.left_out = str(error)
+
+    def metrics(self) -> tuple[dict[str, dict[str, float]], dict[str, str]]:
+        """Image -> final scores under the preset's name, and what is left out (a metric or the preset) -> why."""
+        if self.left_out:
+            return {}, {self.preset.name: self.left_out}
+        found, left_out = {}, {}
+        for image, volumes in self.volumes.items():
+            summary = summarise(self.preset, volumes)
+            found[image] = {f"{self.preset.name}_{metric}": value for metric, value in summary["final"].items()}
+            left_out = {f"{self.preset.name} {what}": why for what, why in summary["left_out"].items()}
+        return found, left_out
+
+    def _group(self, facts: Mapping[str, Any]) -> str:
+        """The folder that the leaderboard has for this acceleration; 2024's `private` is what is not 4, 5 or 8."""
+        if not self.preset.groups or facts["acceleration"] is None:
+            return ""
+        folder = f"acc{facts['acceleration']:g}"
+        return folder if "public" not in self.preset.groups else "public" if folder in PUBLIC else "private"
+
+
+def whole_box(box: Sequence[float]) -> Box:
+    """The same in whole pixels."""
+    x, y, width, height = (int(side) for side in box)
+    return x, y, width, height

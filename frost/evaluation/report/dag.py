@@ -1,0 +1,83 @@
+"""The pipeline as a drawing: an inline SVG."""
+
+import html
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+
+def draw_dag(stages: Mapping[str, Any], tall: bool) -> str:
+    """The stages of dvc.yaml as an inline SVG, in layers from left to right, or from top to bottom for a phone."""
+    outs = {
+        (next(iter(out)) if isinstance(out, dict) else out): name
+        for name, stage in stages.items()
+        for kind in ("outs", "plots", "metrics")
+        for out in stage.get(kind, [])
+    }
+    parents = {
+        name: sorted({maker for path, maker in outs.items() for dep in stage.get("deps", [])
+                      if maker != name and (dep == path or path.startswith(f"{dep}/") or dep.startswith(f"{path}/"))})
+        for name, stage in stages.items()
+    }  # fmt: skip
+    layer: dict[str, int] = {}
+    for _ in stages:  # the longest path to each stage
+        layer = {name: 1 + max((layer.get(parent, 0) for parent in parents[name]), default=-1) for name in stages}
+    layers = [[name for name in stages if layer[name] == i] for i in range(max(layer.values(), default=-1) + 1)]
+    arrows = [(parent, name) for name in stages for parent in _direct(name, parents)]
+    for parent, name in arrows:  # an arrow past other layers gets a place of its own in each
+        for i in range(layer[parent] + 1, layer[name]):
+            layers[i].insert(layers[layer[parent]].index(parent), f"{parent} {name} {i}")
+    width, height = 124.0, 40.0
+    across, along = (138, 80) if tall else (62, 168)
+    middle = max((len(names) for names in layers), default=1) * across / 2
+    where = {}
+    for i, names in enumerate(layers):
+        for j, name in enumerate(names):
+            a, b = middle + (j - (len(names) - 1) / 2) * across, i * along + (height if tall else width) / 2 + 4
+            where[name] = (a, b) if tall else (b, a)
+    lines = ""
+    for parent, name in arrows:
+        stops = [parent, *(f"{parent} {name} {i}" for i in range(layer[parent] + 1, layer[name])), name]
+        lines += _arrow([where[stop] for stop in stops], tall)
+    boxes = "".join(_stage(name, *where[name], width, height) for name in stages)
+    long = (len(layers) - 1) * along + (height if tall else width) + 8
+    size = (2 * middle, long) if tall else (long, 2 * middle)
+    return (
+        f'<svg class="{"tall" if tall else "wide"}" viewBox="0 0 {size[0]:.0f} {size[1]:.0f}" role="img" '
+        f'aria-label="The stages of the pipeline">{lines}{boxes}</svg>'
+    )
+
+
+def _direct(name: str, parents: Mapping[str, Sequence[str]]) -> list[str]:
+    """The parents of a stage that are not ancestors of another parent: an arrow for each of the others would say nothing new."""
+
+    def ancestors(one: str) -> set[str]:
+        return {older for parent in parents[one] for older in (parent, *ancestors(parent))}
+
+    return [p for p in parents[name] if not any(p in ancestors(other) for other in parents[name] if other != p)]
+
+
+def _arrow(stops: Sequence[tuple[float, float]], tall: bool) -> str:
+    """A smooth line from the edge of the first box to that of the last, straight through the stops between."""
+    half = 20 if tall else 62
+    path = ""
+    for k, ((a, b), (c, d)) in enumerate(pairwise(stops)):
+        if not tall:
+            a, b, c, d = b, a, d, c  # drawn downwards, then mirrored
+        b, d = b + half, d - half
+        path += f"{'M' if k == 0 else 'L'}{_at(a, b, tall)}C{_at(a, (b + d) / 2, tall)} {_at(c, (b + d) / 2, tall)} {_at(c, d, tall)}"
+    path += f"M{_at(c - 4, d - 7, tall)}L{_at(c, d, tall)}L{_at(c + 4, d - 7, tall)}"
+    return f'<path d="{path}" fill="none" stroke="#8a99a8" stroke-width="1.6"/>'
+
+
+def _at(across: float, along: float, tall: bool) -> str:
+    return f"{across:g} {along:g}" if tall else f"{along:g} {across:g}"
+
+
+def _stage(name: str, x: float, y: float, width: float, height: float) -> str:
+    frozen = name.startswith("cache")
+    fill, stroke = ("#cfe8ff", "#0072b2") if frozen else ("#ffffff", "#b6c2cd")
+    return (
+        f'<rect x="{x - width / 2}" y="{y - height / 2}" width="{width}" height="{height}" rx="9" fill="{fill}" stroke="{stroke}"/>'
+        f'<text x="{x}" y="{y + 5}" text-anchor="middle">{html.escape(name)}</text>'
+    )

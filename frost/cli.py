@@ -114,6 +114,7 @@ def score(
     Console().print(
         "data range: " + ", ".join(f"{source} ({n} volumes)" for source, n in summary["range_source"].items())
     )
+    Console().print("target: " + ", ".join(f"{name} ({n} volumes)" for name, n in summary["target"].items()))
     for what, why in summary["left_out"].items():
         Console().print(f"{what} left out: {why}")
 

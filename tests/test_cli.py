@@ -93,6 +93,7 @@ def test_score_is_the_library(tmp_path, write_snu_tree):
     volumes, summary = score_folders("snu2023", board, result)
     assert json.loads(frost(*words, "--json").stdout) == finite(summary | {"volumes": volumes})
     assert f"{summary['final']['ssim']:.6f}" in frost(*words).output
+    assert "target: image_label (4 volumes)" in frost(*words).output
     boxes = frost("score", "--preset", "snu2026", *words[3:])
     assert "ssim_bbox left out: no file has boxes" in boxes.output
 

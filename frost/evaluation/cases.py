@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from frost.cache.pairs import PairDataset, input_channels
-from frost.evaluation.scores import fastmri_scores, mean_of_finite, require_finite, ssim_maps
+from frost.evaluation.scores import fastmri_scores, mean_of_finite, no_signal, require_finite, ssim_maps
 from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.pipeline.params import Params
 
@@ -93,7 +93,8 @@ def mean_varnet_ssim(pairs: PairDataset) -> float:
 
 
 def sample(pairs: PairDataset) -> Iterator[Images]:
-    """Volumes with a target, evenly chosen where there are more than a mean needs."""
+    """Volumes whose target can be scored, evenly chosen where there are more than a mean needs."""
     names = [name for name in pairs.names if pairs.has_target(name)]
     chosen = np.linspace(0, len(names) - 1, min(len(names), ENOUGH_VOLUMES)).round().astype(int)
-    return (pairs.volume(names[i]) for i in chosen)
+    volumes = (pairs.volume(names[i]) for i in chosen)
+    return (volume for volume in volumes if not no_signal(volume["target"]))

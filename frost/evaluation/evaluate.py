@@ -1,19 +1,21 @@
 """What stage `evaluate` computes: every image of every slice scored, and the means that `dvc metrics diff` compares."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from frost.cache.pairs import PairDataset
+from frost.errors import InputError
 from frost.evaluation.cases import IMAGES, Case, EvaluateParams, best_blend, reconstruct
 from frost.evaluation.disagreement import Calibration
 from frost.evaluation.official.leaderboard import Leaderboard
 from frost.evaluation.official.presets import PRESETS
+from frost.evaluation.scores import no_signal
 from frost.evaluation.summaries import slice_rows, summary, volume_rows
 from frost.evaluation.tables import Row
 
@@ -28,7 +30,7 @@ class Evaluation:
     by_volume: list[Row] = field(default_factory=list)
     calibration: list[Row] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    """Scores that this data cannot have, `<split> <preset> <metric>`, and why."""
+    """Scores and volumes that are in no mean, `<split> <preset> <metric>` or `<split> <volume>`, and why."""
 
     def ladder(self, split: str) -> dict[str, dict[str, float]]:
         """The scores of each image of a split, from the least work to the most."""
@@ -44,36 +46,61 @@ def evaluate(
 ) -> Evaluation:
     """Reconstruct and score every volume of `splits`, which hold `val`; `keep` is given each as it comes.
 
-    A volume without a target is reconstructed and not scored; a split without any has no metrics.
+    A volume without a target, or whose target has no signal, is reconstructed and not scored; a split without any other
+    has no metrics. Raises InputError where that is `val`.
     """
     result = Evaluation(best_blend(splits["val"]))
     for split, pairs in splits.items():
-        by_slice: list[Row] = []
-        by_volume: list[Row] = []
         boards = [Leaderboard(PRESETS[name]) for name in params.presets if name != "fastmri"]
-        trust = Calibration()
+        trust, rows = Calibration(), Rows([], [])
         cases = reconstruct(pairs, network, result.blend, params, device)
         for case in tqdm(cases, total=len(pairs.names), desc=f"evaluate {split}", unit="volume", disable=None):
             keep(split, case)
-            rows = slice_rows(split, case, params.foreground)
-            by_slice += rows
-            by_volume += volume_rows(split, case, rows)
+            if case.target is None:
+                continue
+            if reason := no_signal(case.target):
+                result.left_out[f"{split} {case.facts['name']}"] = reason
+                continue
+            by_slice = slice_rows(split, case, params.foreground)
+            rows.by_slice.extend(by_slice)
+            rows.by_volume.extend(volume_rows(split, case, by_slice))
             trust.add(case, params.foreground)
             for board in boards:
                 board.add(case)
-        if by_volume:
-            if not any(np.isfinite(float(row["ssim_foreground"])) for row in by_volume):
-                result.left_out[f"{split} ssim_foreground"] = (
-                    f"no target is above evaluate.foreground, {params.foreground:g}; it is in the units of the targets"
-                )
-            result.metrics[split] = summary(by_slice, by_volume) | {"disagreement": trust.metrics()}
-            result.calibration += [{"split": split, **row} for row in trust.curve()]
-            for board in boards:
-                scores, left_out = board.metrics()
-                for image, values in scores.items():
-                    result.metrics[split][image] |= values
-                result.left_out |= {f"{split} {what}": why for what, why in left_out.items()}
-        result.by_slice += by_slice
-        result.by_volume += by_volume
+        if rows.by_volume:
+            _add_split(result, split, rows, trust, boards, params.foreground)
+    if "val" not in result.metrics:
+        raise InputError("no validation volume has a target with a score: " + "; ".join(result.left_out.values()))
     result.metrics["val"]["blend"]["weight"] = result.blend
     return result
+
+
+class Rows(NamedTuple):
+    """The rows of one split."""
+
+    by_slice: list[Row]
+    by_volume: list[Row]
+
+
+def _add_split(
+    result: Evaluation, split: str, rows: Rows, trust: Calibration, boards: Sequence[Leaderboard], foreground: float
+) -> None:
+    """Put the rows and means of one split into `result`, and why a score or a volume is missing from them."""
+    result.by_slice += rows.by_slice
+    result.by_volume += rows.by_volume
+    result.metrics[split] = summary(*rows) | {"disagreement": trust.metrics()}
+    result.calibration += [{"split": split, **row} for row in trust.curve()]
+    reasons = {
+        "ssim_foreground": f"no target is above evaluate.foreground, {foreground:g}; it is in the units of the targets",
+        "psnr": "an image equals its target, so PSNR is infinite",
+    }
+    for score, reason in reasons.items():
+        missing = sorted({str(row["volume"]) for row in rows.by_volume if not math.isfinite(float(row[score]))})
+        if missing:
+            n_volumes = len({row["volume"] for row in rows.by_volume})
+            result.left_out[f"{split} {score}"] = f"{len(missing)} of {n_volumes} volumes ({missing[0]}, ...): {reason}"
+    for board in boards:
+        scores, left_out = board.metrics()
+        for image, values in scores.items():
+            result.metrics[split][image] |= values
+        result.left_out |= {f"{split} {what}": why for what, why in left_out.items()}

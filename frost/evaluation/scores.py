@@ -6,6 +6,11 @@ leaves the frame. They differ in the data range L, in what is masked and in wher
 
 Images are NumPy arrays (slice, y, x) in the scale of their file: the challenge's thresholds are absolute.
 Computed in the dtype of the images, float32, as the official programs do.
+
+Images without signal. L is a maximum, so where it is not above 0 (a target of zeros) no score is defined: SSIM and
+NMSE are 0 / 0, PSNR the logarithm of 0. All of them are nan there, means leave the volume out, and `no_signal` is the
+reason that is reported. One slice of zeros in a volume with signal has an SSIM and a PSNR, and no NMSE. A constant
+image needs no rule.
 """
 
 import math
@@ -27,7 +32,19 @@ Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 def ssim_maps(
     target: Float[np.ndarray, "slice y x"], reconstruction: Float[np.ndarray, "slice y x"], maximum: float
 ) -> Float[np.ndarray, "slice h w"]:
-    """SSIM at every pixel where the window fits, h = y - 6 and w = x - 6. `maximum` is the data range L."""
+    """SSIM at every pixel where the window fits, h = y - 6 and w = x - 6. `maximum` is the data range L.
+
+    nan everywhere where L is not above 0. Raises InputError for a frame that is smaller than the window.
+    """
+    height, width = target.shape[1:]
+    if min(height, width) < WINDOW:
+        raise InputError(f"a frame of {height} x {width} is smaller than SSIM's window of {WINDOW} x {WINDOW}")
+    if not maximum > 0:
+        return np.full((len(target), height - 2 * BORDER, width - 2 * BORDER), np.nan, target.dtype)
+    # A power of 2 moves no bit of SSIM, and keeps the squares of very small or large images inside float32.
+    exponent = math.frexp(maximum)[1]
+    target, reconstruction = np.ldexp(target, -exponent), np.ldexp(reconstruction, -exponent)
+    maximum = math.ldexp(maximum, -exponent)
     inside = slice(BORDER, -BORDER)
     return np.stack(
         [
@@ -84,7 +101,9 @@ def ssim_boxes(
 
 
 def psnr(target: Float[np.ndarray, "*shape"], reconstruction: Float[np.ndarray, "*shape"], maximum: float) -> float:
-    """10 log10(L^2 / MSE) in dB; infinite for equal images."""
+    """10 log10(L^2 / MSE) in dB; infinite for equal images, nan where L is not above 0."""
+    if not maximum > 0:
+        return math.nan
     error = float(np.mean((target.astype(np.float64) - reconstruction) ** 2))
     return 10 * math.log10(maximum**2 / error) if error > 0 else math.inf
 
@@ -159,7 +178,10 @@ def score_slices(
     threshold: float,
     clean: Float[np.ndarray, "slice y x"] | None = None,
 ) -> dict[str, np.ndarray]:
-    """All `SLICE_SCORES` of every slice. `threshold`: target above which a pixel is foreground."""
+    """All `SLICE_SCORES` of every slice. `threshold`: target above which a pixel is foreground.
+
+    nan where a score is not defined: all of them where `maximum` is not above 0.
+    """
     check_pair(target, reconstruction, "target and reconstruction")
     stack = Stack(target, reconstruction, foreground_mask(target, threshold), maximum, clean)
     return {name: score.of_slices(stack) for name, score in SLICE_SCORES.items()}
@@ -171,7 +193,8 @@ def fastmri_scores(
     """SSIM, PSNR and NMSE of a volume as fastMRI's evaluate.py gives them.
 
     Both are cut to the middle square of the target's width (of its height where that is less, which fastMRI's cannot
-    score), L is the maximum of the cut target volume. Raises InputError where the reconstruction is smaller.
+    score), L is the maximum of the cut target volume; all three are nan where it is not above 0. Raises InputError
+    where the reconstruction is smaller.
     """
     size = min(target.shape[-2:])
     target, reconstruction = _middle_square(target, size), _middle_square(reconstruction, size)
@@ -187,6 +210,12 @@ def require_finite(name: str, images: Mapping[str, np.ndarray]) -> None:
     """InputError for a volume one of whose images holds what is no number: neither a score nor a submission."""
     if wrong := [image for image, stack in images.items() if not np.isfinite(stack).all()]:
         raise InputError(f"{name}: its image `{wrong[0]}` holds nan or infinite values, which have no score")
+
+
+def no_signal(target: Float[np.ndarray, "slice y x"]) -> str:
+    """Why a target has no scores, looked at where fastMRI takes its L from; empty where it has scores."""
+    middle = _middle_square(target, min(target.shape[1:]))
+    return "" if middle.max() > 0 else "the middle of its target has no value above 0, so no score is defined"
 
 
 def mean_of_finite(values: Sequence[float]) -> float:

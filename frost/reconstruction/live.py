@@ -5,6 +5,7 @@ The same functions fill the caches, so that a live image is the cached one (a te
 
 import hashlib
 import json
+import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -221,5 +222,7 @@ def scores_table(done: Done) -> Table:
     table = Table("volume", *images, *(["ms/slice"] if with_time else []), title="SSIM")
     for row in done.rows:
         scores = [f"{row[image]:.4f}" if image in row else "" for image in images]
+        if math.isnan(row.get("rcan", 0.0)):
+            table.caption = "nan: the middle of the target has no value above 0, so no score is defined"
         table.add_row(row["volume"], *scores, *([f"{row['ms']:.0f}"] if with_time else []))
     return table

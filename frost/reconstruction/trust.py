@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from frost.evaluation.disagreement import disagreement_map, rank_correlation, smooth
-from frost.evaluation.scores import BORDER, foreground_mask, ssim_maps
+from frost.evaluation.scores import BORDER, foreground_mask, no_signal, ssim_maps
 from frost.mri.coils import rss
 from frost.mri.consistency import project, residual, scale_coil_images, varnet_coil_images
 from frost.reconstruction.live import Models, reconstruct_volume
@@ -43,7 +43,7 @@ class Trust:
 def trust(models: Models, reader: VolumeReader, threshold: float) -> Trust:
     """Residuals, what a projection on the measured data would change, and whether disagreement foretells the error.
 
-    Scores need a target: without one they are not in the row. `threshold` is that of the foreground.
+    Scores need a target with signal: without one they are not in the row. `threshold` is that of the foreground.
     """
     images: dict[str, np.ndarray] = reconstruct_volume(models, reader, "none")
     mask = reader.mask()
@@ -59,7 +59,7 @@ def trust(models: Models, reader: VolumeReader, threshold: float) -> Trust:
     images |= {"consistent": np.stack(projected), "disagreement": disagreement_map(images["varnet"], images["grappa"])}
     names = ("residual_varnet", "residual_rcan", "residual_noise")
     row = {"volume": reader.volume.name, **dict(zip(names, np.mean(residuals, axis=0).tolist()))}
-    if "target" in images:
+    if "target" in images and not no_signal(images["target"]):
         head = foreground_mask(images["target"], threshold)
         row |= _against_target(images, head)
     return Trust(row, images)

@@ -16,7 +16,7 @@ from frost.evaluation.evaluate import evaluate
 from frost.evaluation.official.leaderboard import Leaderboard
 from frost.evaluation.official.pooling import summarise
 from frost.evaluation.official.presets import PRESETS, score_volume
-from frost.evaluation.scores import SLICE_SCORES
+from frost.evaluation.scores import SLICE_SCORES, fastmri_scores
 from frost.evaluation.summaries import group_rows, summary
 from frost.reconstruction.live import load_models
 
@@ -225,3 +225,62 @@ def test_disagreement_that_is_the_error_predicts_it_and_noise_does_not():
 def test_calibration_is_in_the_metrics(result):
     assert -1 <= result.metrics["test"]["disagreement"]["spearman"] <= 1
     assert [row["split"] for row in result.calibration] == ["val"] * 10 + ["test"] * 10
+
+
+# ---- targets without signal
+
+
+class WithZeros(PairDataset):
+    """The caches of a split, with zeros as the target of the volumes `empty`."""
+
+    empty: tuple[str, ...] = ()
+
+    def volume(self, name):
+        volume = super().volume(name)
+        return volume | {"target": volume["target"] * (name not in self.empty)}
+
+
+def with_zeros(workspace, split, *empty):
+    folder = workspace.root / "data"
+    pairs = WithZeros(folder / "images.zarr" / split, folder / "varnet.zarr" / split, workspace.pairs(split).channels)
+    pairs.empty = empty
+    return pairs
+
+
+def test_a_target_of_zeros_is_left_out_and_all_others_are_scored_as_without_it(workspace):
+    network, kept = load_models(workspace.root / "models", CPU).rcan, []
+    pairs = {"val": with_zeros(workspace, "val", "file1003"), "test": with_zeros(workspace, "test")}
+    found = evaluate(pairs, network, params(), CPU, lambda *one: kept.append(one))
+    assert len(kept) == 4  # every volume has its reconstruction
+    assert "no value above 0" in found.left_out["val file1003"]
+    only = pairs["val"].volume("file1002")
+    assert found.metrics["val"]["varnet"]["ssim"] == fastmri_scores(only["target"], only["varnet"])["ssim"]
+    assert {row["volume"] for row in found.by_slice if row["split"] == "val"} == {"file1002"}
+    pairs["test"].empty = ("file1004", "file1005")
+    found = evaluate(pairs, network, params(presets=("snu2022",)), CPU, lambda *one: None)
+    assert set(found.metrics) == {"val"}
+    assert (
+        best_blend(with_zeros(workspace, "val", "file1003")) == found.blend == found.metrics["val"]["blend"]["weight"]
+    )
+
+
+def test_without_any_validation_target_it_is_one_line(workspace):
+    network = load_models(workspace.root / "models", CPU).rcan
+    with pytest.raises(InputError, match="no validation volume has a target with a score: the middle of its target"):
+        evaluate(
+            {"val": with_zeros(workspace, "val", "file1002", "file1003")}, network, params(), CPU, lambda *one: None
+        )
+
+
+def test_a_volume_without_foreground_is_named_where_others_have_one(workspace):
+    class Dim(WithZeros):
+        def volume(self, name):
+            volume = super().volume(name)
+            return {image: stack * np.float32(1e-3 if name == "file1003" else 1) for image, stack in volume.items()}
+
+    folder = workspace.root / "data"
+    dim = Dim(folder / "images.zarr" / "val", folder / "varnet.zarr" / "val", workspace.pairs("val").channels)
+    network = load_models(workspace.root / "models", CPU).rcan
+    found = evaluate({"val": dim}, network, params(), CPU, lambda *one: None)
+    assert found.left_out["val ssim_foreground"].startswith("1 of 2 volumes (file1003, ...): no target is above")
+    assert "ssim_foreground" in found.metrics["val"]["rcan"]

@@ -1,7 +1,7 @@
-import json
+"""SSIM, PSNR and NMSE: numbers of official programs, laws, and what has no score."""
+
 import math
 
-import h5py
 import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, binary_erosion
@@ -10,8 +10,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from frost.errors import InputError
 from frost.evaluation.cases import Case
 from frost.evaluation.comparison.statistics import direction
-from frost.evaluation.official.files import read_boxes, score_folders
-from frost.evaluation.official.pooling import summarise
 from frost.evaluation.official.presets import PRESETS, score_volume
 from frost.evaluation.report.sections import score_table
 from frost.evaluation.scores import (
@@ -26,64 +24,13 @@ from frost.evaluation.scores import (
     ssim_maps,
 )
 from frost.evaluation.summaries import group_rows, slice_rows, volume_rows
-from frost.evaluation.tables import parse_table, read_table, write_table
-from tests.paths import SHARED
-
-REFERENCE = SHARED / "reference"
 
 
-@pytest.fixture
-def head():
-    """A bright disc, a fainter one and none, in faint noise and the challenge's scale; and a noisy copy."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[-40:40, -36:36]
-    disc = ((y / 30) ** 2 + (x / 25) ** 2 < 1) * (3e-4 + 1e-4 * np.sin(x / 3))
-    target = np.stack([disc, 0.8 * disc, 0 * disc]) + 1e-6 * rng.random((3, 80, 72))
-    noisy = target + 3e-5 * rng.standard_normal(target.shape)
-    return target.astype(np.float32), noisy.astype(np.float32)
-
-
-def reference(name):
-    if not (REFERENCE / f"{name}.npz").exists():
-        pytest.skip("reference vectors are not here")
-    arrays = np.load(REFERENCE / f"{name}.npz", allow_pickle=False)
-    return arrays["target"], arrays["reconstruction"], json.loads((REFERENCE / f"{name}.json").read_text())
-
-
-# ---- golden numbers of the official programs
-
-
-def test_fastmri_preset_gives_the_numbers_of_its_evaluate_program():
+def test_fastmri_preset_gives_the_numbers_of_its_evaluate_program(reference):
     target, reconstruction, golden = reference("fastmri_metrics")
     scores = fastmri_scores(target, reconstruction)
     for metric in ("ssim", "psnr", "nmse"):
         assert scores[metric] == pytest.approx(golden[metric.upper()], rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("preset", "name", "key"),
-    [(f"snu{year}", "brain_test1.h5", "brain_threshold_5e-5_whole_frame_per_slice") for year in range(2021, 2026)]
-    + [("snu2025", "knee_test1.h5", "knee_threshold_2e-5_whole_frame_per_slice")],
-)
-def test_whole_frame_presets_give_the_numbers_of_the_leaderboard_program(preset, name, key):
-    target, reconstruction, golden = reference("snu_metrics")
-    volume = score_volume(PRESETS[preset], target, reconstruction, name=name, maximum=golden["max"])
-    np.testing.assert_allclose(volume.values["ssim"], golden[key], atol=1e-5)
-
-
-def test_2026_preset_gives_the_numbers_of_its_program():
-    target, reconstruction, golden = reference("snu_metrics")
-    boxes = read_boxes(json.dumps(golden["annotations"]), "golden")
-    volume = score_volume(
-        PRESETS["snu2026"], target, reconstruction, name="knee_test1.h5", maximum=golden["max"], boxes=boxes
-    )
-    of_boxes = [score for score in golden["snu2026_ssim_bbox_per_box_in_order"] if score is not None]
-    np.testing.assert_allclose(volume.values["ssim_full"], golden["snu2026_ssim_full_per_slice"], atol=1e-5)
-    np.testing.assert_allclose(volume.values["ssim_bbox"], of_boxes, atol=1e-5)
-    assert list(foreground_mask(target, 2e-5).sum(axis=(1, 2))) == golden["foreground_pixels_2e-5"]
-
-
-# ---- laws
 
 
 def test_identical_images_have_the_best_scores(head):
@@ -156,54 +103,6 @@ def test_fastmri_cuts_both_to_the_square_of_the_targets_shorter_side(head):
         fastmri_scores(target, noisy[:, :60])
 
 
-# ---- pooling
-
-
-def volumes_of(preset, head, groups, **more):
-    target, noisy = head
-    volumes = [
-        score_volume(PRESETS[preset], target, noisy, name="brain_test1.h5", group=groups[0], **more),
-        score_volume(PRESETS[preset], target[:1], noisy[:1], name="knee_test1.h5", group=groups[0], **more),
-        score_volume(PRESETS[preset], target[:2], target[:2], name="brain_test2.h5", group=groups[1], **more),
-    ]
-    return volumes, summarise(PRESETS[preset], volumes)
-
-
-def test_fastmri_gives_every_volume_one_vote(head):
-    volumes, summary = volumes_of("fastmri", head, ["", ""])
-    assert summary["final"]["ssim"] == pytest.approx(np.mean([v.values["ssim"][0] for v in volumes]))
-
-
-def test_a_challenge_pools_the_slices_of_a_group_and_then_takes_the_mean_of_groups(head):
-    volumes, summary = volumes_of("snu2025", head, ["acc4", "acc8"], maximum=4e-4)
-    pooled = np.concatenate([volumes[0].values["ssim"], volumes[1].values["ssim"]]).mean()
-    assert summary["by_group"]["acc4"]["ssim"] == pytest.approx(pooled)
-    assert summary["final"]["ssim"] == pytest.approx((pooled + 1) / 2)
-    assert summary["by_group"]["acc4"]["n_slices"] == 4
-    assert summary["range_source"] == {"attribute max": 3}
-
-
-def test_what_the_data_cannot_serve_is_left_out_with_a_reason(head):
-    _, summary = volumes_of("snu2026", head, ["acc4", "acc5"])
-    assert summary["final"] == {}
-    assert "mean over acc4 and acc8; there is acc4, acc5" in summary["left_out"]["final"]
-    assert "annotations" in summary["left_out"]["ssim_bbox"]
-    assert summary["range_source"] == {"target volume": 3}
-
-
-@pytest.mark.parametrize(
-    ("preset", "name", "scale", "message"),
-    [
-        ("snu2025", "file_brain.h5", 1, "start with brain or knee"),
-        ("snu2022", "brain1.h5", 1e-3, "own scale"),
-    ],
-)
-def test_a_preset_that_cannot_serve_a_volume_says_why(head, preset, name, scale, message):
-    target, noisy = (np.float32(scale) * images for images in head)
-    with pytest.raises(InputError, match=message):
-        score_volume(PRESETS[preset], target, noisy, name=name)
-
-
 def test_nan_and_other_shapes_are_errors(head):
     target, noisy = head
     broken = noisy.copy()
@@ -217,132 +116,6 @@ def test_nan_and_other_shapes_are_errors(head):
 def test_ssim_refuses_an_image_below_the_window():
     with pytest.raises(InputError, match="smaller than the window"):
         score_slices(np.ones((1, 6, 9)), np.ones((1, 6, 9)), 1.0, 0.5)
-
-
-# ---- folders
-
-
-def write(file, name, images, **attributes):
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(file, "w") as opened:
-        opened[name] = images
-        opened.attrs.update(attributes)
-
-
-@pytest.fixture
-def challenge(tmp_path, head):
-    target, noisy = head
-    boxes = json.dumps({"0": [{"x": 20, "y": 20, "width": 20, "height": 20, "label": "a"}]})
-    for group in ("acc4", "acc8"):
-        for name in ("knee_test1.h5", "knee_test2.h5"):
-            file = tmp_path / "target" / group / "image" / name
-            write(file, "image_label", target, max=4e-4, annotations=boxes)
-            write(tmp_path / "target" / group / "kspace" / name, "kspace", target)
-            write(tmp_path / "result" / group / name, "reconstruction", noisy)
-    return tmp_path
-
-
-def test_folders_of_a_challenge_are_paired_by_group_and_name(challenge, head):
-    rows, summary = score_folders("snu2026", challenge / "target", challenge / "result")
-    assert [(row["group"], row["volume"]) for row in rows] == [
-        (group, f"knee_test{n}.h5") for group in ("acc4", "acc8") for n in (1, 2)
-    ]
-    expected = np.nanmean(ssim_foreground(*head, foreground_mask(head[0], 2e-5), 4e-4))
-    assert summary["final"]["ssim_full"] == pytest.approx(expected, abs=1e-6)
-    assert 0 < summary["final"]["ssim_bbox"] < 1
-    json.dumps(summary, allow_nan=False)
-
-
-def test_2024_targets_by_acceleration_meet_results_called_public_and_private(challenge):
-    (challenge / "target" / "acc4").rename(challenge / "target" / "acc5")
-    (challenge / "target" / "acc8").rename(challenge / "target" / "acc9")
-    (challenge / "result" / "acc4").rename(challenge / "result" / "public")
-    (challenge / "result" / "acc8").rename(challenge / "result" / "private")
-    _, summary = score_folders("snu2024", challenge / "target", challenge / "result")
-    assert set(summary["by_group"]) == {"public", "private"} and summary["final"]
-
-
-def test_fastmri_folders_are_scored_by_acquisition_and_acceleration(tmp_path, head):
-    target, noisy = head
-    for name, acquisition in (("file1.h5", "AXT2"), ("file2.h5", "AXFLAIR")):
-        file = tmp_path / "multicoil_val" / name
-        write(file, "reconstruction_rss", target, acquisition=acquisition, acceleration=4)
-        write(tmp_path / "result" / name, "reconstruction", noisy)
-    rows, summary = score_folders("fastmri", tmp_path / "multicoil_val", tmp_path / "result")
-    assert [row["acquisition"] for row in rows] == ["AXT2", "AXFLAIR"]
-    assert summary["final"] == pytest.approx(fastmri_scores(target, noisy))
-    assert set(summary["by_acquisition"]) == {"AXT2", "AXFLAIR"} and set(summary["by_acceleration"]) == {"4"}
-
-
-def break_nothing_there(folder):
-    (folder / "result/acc8/knee_test2.h5").unlink()
-
-
-def break_one_too_many(folder):
-    (folder / "target/acc8/image/knee_test2.h5").unlink()
-
-
-def break_shape(folder):
-    write(folder / "result/acc8/knee_test2.h5", "reconstruction", np.ones((3, 80, 71), np.float32))
-
-
-def break_dataset(folder):
-    write(folder / "result/acc8/knee_test2.h5", "images", np.ones((3, 80, 72), np.float32))
-
-
-def break_file(folder):
-    (folder / "result/acc8/knee_test2.h5").write_bytes(b"not h5")
-
-
-def break_link(folder):
-    file = folder / "result/acc8/knee_test2.h5"
-    file.rename(folder / "elsewhere.h5")
-    with h5py.File(file, "w") as opened:
-        opened["reconstruction"] = h5py.ExternalLink(str(folder / "elsewhere.h5"), "reconstruction")
-
-
-def annotated(text):
-    def break_annotations(folder):
-        with h5py.File(folder / "target/acc8/image/knee_test2.h5", "a") as opened:
-            opened.attrs["annotations"] = text
-
-    return break_annotations
-
-
-def break_maximum(folder):
-    with h5py.File(folder / "target/acc8/image/knee_test2.h5", "a") as opened:
-        opened.attrs["max"] = "large"
-
-
-def break_type(folder):
-    write(folder / "result/acc8/knee_test2.h5", "reconstruction", np.ones((3, 80, 72), np.int32))
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (break_nothing_there, r"no reconstruction acc8/knee_test2\.h5"),
-        (break_one_too_many, r"no target acc8/knee_test2\.h5"),
-        (break_shape, r"knee_test2\.h5: the reconstruction is \(3, 80, 71\), the target \(3, 80, 72\)"),
-        (break_dataset, r"knee_test2\.h5: has no dataset reconstruction"),
-        (break_file, r"knee_test2\.h5: damaged, truncated or not HDF5"),
-        (break_link, r"knee_test2\.h5: `reconstruction`: a soft or external link"),
-        (annotated("[1]"), r"knee_test2\.h5: attribute `annotations` must be JSON"),
-        (annotated('{"99": [{"x": 1, "y": 1, "width": 30, "height": 30}]}'), "has boxes in slice 99, and 3 slices"),
-        (annotated('{"1": [{"x": Infinity, "y": 1, "width": 30, "height": 30}]}'), "`annotations` must be JSON"),
-        (break_maximum, r"knee_test2\.h5: attribute `max` must be a number, not 'large'"),
-        (break_type, r"knee_test2\.h5: `reconstruction`: holds int32; real numbers are needed"),
-    ],
-)
-def test_what_does_not_fit_is_named(challenge, fault, message):
-    fault(challenge)
-    with pytest.raises(InputError, match=message):
-        score_folders("snu2026", challenge / "target", challenge / "result")
-
-
-def test_litter_that_copying_leaves_is_no_scan(challenge):
-    (challenge / "target/acc8/image/._knee_test2.h5").write_bytes(b"Mac OS X")
-    score_folders("snu2026", challenge / "target", challenge / "result")
 
 
 def test_a_score_is_one_function_and_one_line(head, monkeypatch):
@@ -361,38 +134,51 @@ def test_a_score_is_one_function_and_one_line(head, monkeypatch):
     assert direction("largest") == -1
 
 
-def test_unknown_presets_and_empty_folders_are_named(tmp_path):
-    with pytest.raises(InputError, match="there are fastmri, snu2021"):
-        score_folders("snu2019", tmp_path, tmp_path)
-    with pytest.raises(InputError, match="no h5 files"):
-        score_folders("snu2022", tmp_path, tmp_path)
+# ---- images without signal
 
 
-# ---- tables
+def test_a_target_of_zeros_has_no_score_and_raises_no_warning():
+    zeros, noise = np.zeros((2, 20, 20), np.float32), np.ones((2, 20, 20), np.float32)
+    for reconstruction in (zeros, noise):
+        assert all(math.isnan(value) for value in fastmri_scores(zeros, reconstruction).values())
+        scores = score_slices(zeros, reconstruction, 0.0, 5e-5)
+        assert all(np.isnan(values).all() for values in scores.values())
 
 
-def test_a_table_read_back_is_the_table_written(tmp_path):
-    rows = [
-        {
-            "volume": "0012",
-            "patient": "7e3",
-            "slice": 3,
-            "ssim": np.float32(0.1),
-            "psnr": 1 / 3,
-            "nmse": 5e-324,
-        },
-        {"volume": "a,b", "patient": "", "slice": 4, "ssim": np.float64(0.1), "psnr": None, "nmse": math.inf},
-    ]
-    write_table(tmp_path / "table.csv", rows)
-    first, second = read_table(tmp_path / "table.csv")
-    assert first == rows[0]
-    assert math.isnan(second.pop("psnr")) and second == {k: v for k, v in rows[1].items() if k != "psnr"}
+def test_a_slice_of_zeros_in_a_volume_has_the_ssim_and_psnr_of_its_error():
+    target = np.stack([np.zeros((20, 20)), np.ones((20, 20))])
+    reconstruction = np.stack([np.full((20, 20), 0.1), np.ones((20, 20))])
+    scores = score_slices(target, reconstruction, 1.0, 0.5)
+    assert scores["ssim"] == pytest.approx([1e-4 / (0.1**2 + 1e-4), 1])
+    assert scores["psnr"] == pytest.approx([20, math.inf])
+    assert math.isnan(scores["nmse"][0]) and scores["nmse"][1] == 0
+    assert fastmri_scores(target, reconstruction)["nmse"] == pytest.approx(0.1**2)
 
 
-def test_a_broken_table_is_an_error_with_its_line(tmp_path):
-    with pytest.raises(InputError, match="no such table"):
-        read_table(tmp_path / "table.csv")
-    with pytest.raises(InputError, match="table: line 3"):
-        parse_table("volume,ssim\na,0.5\nb,high\n", "table")
-    with pytest.raises(InputError, match="line 2 should have 2 cells"):
-        parse_table("volume,ssim\na\n", "table")
+def test_constant_volumes_have_a_score():
+    scores = fastmri_scores(np.full((1, 20, 20), 0.5, np.float32), np.full((1, 20, 20), 0.25, np.float32))
+    # L is the target's own maximum, 0.5: C1 = (0.01 L)^2.
+    assert scores["ssim"] == pytest.approx((2 * 0.125 + 2.5e-5) / (0.25 + 0.0625 + 2.5e-5), rel=1e-6)
+    assert scores["psnr"] == pytest.approx(20 * math.log10(2)) and scores["nmse"] == pytest.approx(0.25)
+
+
+def test_a_target_in_one_pixel_has_a_score_and_no_foreground():
+    target = np.zeros((1, 20, 20), np.float32)
+    target[0, 10, 10] = 4e-4
+    half = fastmri_scores(target, target / 2)
+    assert half["nmse"] == pytest.approx(0.25)
+    assert half["psnr"] == pytest.approx(10 * math.log10(400 / 0.25))
+    assert half["ssim"] == pytest.approx(structural_similarity(target[0], target[0] / 2, data_range=4e-4), abs=1e-6)
+    assert np.isnan(score_slices(target, target / 2, 4e-4, 5e-5)["ssim_foreground"]).all()
+
+
+@pytest.mark.parametrize("exponent", [-100, 100])
+def test_images_whose_squares_leave_float32_have_the_same_scores(head, exponent):
+    target, noisy = head
+    factor = np.float32(2.0**exponent)
+    assert fastmri_scores(target * factor, noisy * factor) == pytest.approx(fastmri_scores(target, noisy), rel=1e-12)
+
+
+def test_a_frame_below_the_window_is_an_error_and_no_traceback():
+    with pytest.raises(InputError, match="5 x 9 is smaller than SSIM's window"):
+        ssim_maps(np.ones((1, 5, 9)), np.ones((1, 5, 9)), 1.0)

@@ -1,6 +1,7 @@
 """Official scores of files: a tree of reconstructions against a tree of targets."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from frost.evaluation.tables import Row
 from frost.scans.volumes import attribute, dataset, has_dataset, named_faults, open_h5, read_slice
 
 LARGEST = 2**31  # pixels of a volume: what a file declares is checked before memory is asked for
+TARGETS = ("image_label", "reconstruction_esc", "reconstruction_rss")  # the first that is there is the official one
 ATTRIBUTES = ("max", "acquisition", "acceleration", "annotations")
 
 
@@ -22,9 +24,10 @@ def score_folders(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Score a tree of reconstructions against a tree of targets: one row a volume, and what `summarise` says.
 
-    Targets are fastMRI files (`reconstruction_rss`) or SNU image files (`image_label`), reconstructions hold
-    `reconstruction`. They are paired by sub-folder and name. The sub-folder is the group (acc4, public, ...);
-    folders called `image` or `multicoil_*` do not count, `kspace` folders are passed by.
+    Targets are SNU image files (`image_label`) or fastMRI files: `reconstruction_esc`, the official target of
+    single-coil files, else `reconstruction_rss`. Reconstructions hold `reconstruction`. They are paired by sub-folder
+    and name. The sub-folder is the group (acc4, public, ...); folders called `image`, `multicoil_*` or `singlecoil_*`
+    do not count, `kspace` folders are passed by. The summary has `target`, {dataset: number of volumes}, too.
     Raises InputError naming what is missing or does not fit.
     """
     if preset_name not in PRESETS:
@@ -36,11 +39,13 @@ def score_folders(
         raise InputError(f"{reconstruction_folder}: no reconstruction {'/'.join(missing).lstrip('/')}")
     for extra in sorted(set(reconstructions) - set(targets)):
         raise InputError(f"{reconstructions[extra]}: there is no target {'/'.join(extra).lstrip('/')} for it")
-    volumes = [
+    scored = [
         _score_files(preset, group, targets[group, name], reconstructions[group, name])
         for group, name in sorted(targets)
     ]
-    return volume_rows(volumes), summarise(preset, volumes)
+    volumes = [volume for volume, _ in scored]
+    n_volumes = dict(sorted(Counter(dataset for _, dataset in scored).items()))
+    return volume_rows(volumes), summarise(preset, volumes) | {"target": n_volumes}
 
 
 def read_boxes(annotations: str | bytes, where: str) -> dict[int, list[Box]]:
@@ -60,7 +65,11 @@ def _files(folder: Path, preset: Preset) -> dict[tuple[str, str], Path]:
     """(group, file name) -> file, for all h5 files under `folder`."""
     found: dict[tuple[str, str], Path] = {}
     for file in sorted(folder.rglob("[!.]*.h5")):  # not what macOS leaves beside files it copied
-        parts = [p for p in file.relative_to(folder).parts[:-1] if p != "image" and not p.startswith("multicoil_")]
+        parts = [
+            p
+            for p in file.relative_to(folder).parts[:-1]
+            if p != "image" and not p.startswith(("multicoil_", "singlecoil_"))
+        ]
         if "kspace" in parts:
             continue
         key = ("/".join(parts), file.name)
@@ -79,12 +88,13 @@ def _files(folder: Path, preset: Preset) -> dict[tuple[str, str], Path]:
     return found
 
 
-def _score_files(preset: Preset, group: str, target_file: Path, reconstruction_file: Path) -> VolumeScores:
-    target, attributes = _read(target_file, ("image_label", "reconstruction_rss"))
-    reconstruction, _ = _read(reconstruction_file, ("reconstruction",))
+def _score_files(preset: Preset, group: str, target_file: Path, reconstruction_file: Path) -> tuple[VolumeScores, str]:
+    """The scores, and the dataset that the target is."""
+    target, attributes, found = _read(target_file, TARGETS)
+    reconstruction, _, _ = _read(reconstruction_file, ("reconstruction",))
     where, annotations = str(reconstruction_file), attributes["annotations"]
     try:
-        return score_volume(
+        scores = score_volume(
             preset,
             target,
             reconstruction,
@@ -97,10 +107,11 @@ def _score_files(preset: Preset, group: str, target_file: Path, reconstruction_f
         )
     except InputError as error:
         raise InputError(f"{where}: {str(error).removeprefix(f'{target_file.name}: ')}") from None
+    return scores, found
 
 
-def _read(file: Path, names: tuple[str, ...]) -> tuple[np.ndarray, dict[str, Any]]:
-    """The first dataset of `names` that the file has, as float32 (slice, y, x), and the attributes that scores need."""
+def _read(file: Path, names: tuple[str, ...]) -> tuple[np.ndarray, dict[str, Any], str]:
+    """The first dataset of `names` in the file, float32 (slice, y, x), the attributes that scores need, its name."""
     with open_h5(file) as opened, named_faults(file):
         name = next((name for name in names if has_dataset(opened, name)), None)
         if name is None:
@@ -109,8 +120,8 @@ def _read(file: Path, names: tuple[str, ...]) -> tuple[np.ndarray, dict[str, Any
         if found.size > LARGEST:
             raise InputError(f"{file}: dataset {name} of shape {found.shape} is larger than any scan")
         images = np.stack([read_slice(found, i, np.float32) for i in range(len(found))])
-        values = {name: attribute(opened, name) for name in ATTRIBUTES}
-    for name in ("max", "acceleration"):
-        if isinstance(values[name], str):
-            raise InputError(f"{file}: attribute `{name}` must be a number, not {values[name]!r}")
-    return images, values
+        values = {key: attribute(opened, key) for key in ATTRIBUTES}
+    for key in ("max", "acceleration"):
+        if isinstance(values[key], str):
+            raise InputError(f"{file}: attribute `{key}` must be a number, not {values[key]!r}")
+    return images, values, name

@@ -24,17 +24,19 @@ def summarise(preset: Preset, volumes: Sequence[VolumeScores]) -> dict[str, Any]
     """From volumes to the official number, ready for JSON, with the reason for whatever is left out.
 
     `final` {metric: score}; `by_group`, `by_acquisition`, `by_acceleration` {name: {metric: score, n_volumes,
-    n_slices}}; `range_source` {source: number of volumes}; `left_out` {metric or "final": why}.
+    n_slices}}; `range_source` {source: number of volumes}; `left_out` {metric, "final" or volume: why}. Volumes whose
+    target has no signal are in no mean and no count.
     """
+    left_out = {"/".join((v.group, v.name)).lstrip("/"): v.left_out for v in volumes if v.left_out}
+    volumes = [volume for volume in volumes if not volume.left_out]
     by_group = _means_by(volumes, [volume.group for volume in volumes])
-    left_out: dict[str, str] = {}
     if not preset.groups:
         final = pooled_means(volumes)
     elif set(by_group) == set(preset.groups):
         final = _mean_of_groups([pooled_means(v for v in volumes if v.group == group) for group in preset.groups])
     else:
         final = {}
-        there_is = ", ".join(group or "no sub-folder" for group in sorted(by_group))
+        there_is = ", ".join(group or "no sub-folder" for group in sorted(by_group)) or "no volume with a score"
         left_out["final"] = f"{preset.name} is the mean over {' and '.join(preset.groups)}; there is {there_is}"
     if preset.boxes and not any(volume.values.get("ssim_bbox", np.empty(0)).size for volume in volumes):
         left_out["ssim_bbox"] = "no file has boxes in its attribute `annotations`"

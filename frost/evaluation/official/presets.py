@@ -19,6 +19,7 @@ from frost.evaluation.scores import (
     check_pair,
     fastmri_scores,
     foreground_mask,
+    no_signal,
     ssim_boxes,
     ssim_foreground,
     ssim_maps,
@@ -68,7 +69,8 @@ class VolumeScores:
     """The scores of one volume under one preset.
 
     `values`: metric -> what is pooled: one number a slice ("ssim"; "ssim_full", nan where a slice has no
-    foreground), one a box ("ssim_bbox"), or a single one ("ssim", "psnr" and "nmse" of fastMRI).
+    foreground), one a box ("ssim_bbox"), or a single one ("ssim", "psnr" and "nmse" of fastMRI). Empty where the
+    target has no signal: `left_out` is the reason then.
     `range_source`: where L came from, "attribute max" or "target volume".
     """
 
@@ -79,6 +81,7 @@ class VolumeScores:
     range_source: str
     n_slices: int
     values: Mapping[str, np.ndarray]
+    left_out: str = ""
 
 
 def score_volume(
@@ -97,18 +100,36 @@ def score_volume(
 
     `name` is the file's (2025 chooses the threshold by it), `maximum` its attribute `max`, `boxes` its
     annotations by slice. Without `maximum` L is the maximum of the target volume, and `range_source` says so.
+    A target without signal has no scores, see `frost.evaluation.scores`, and is no error.
     Raises InputError where the preset cannot serve this volume.
     """
     if preset.unit == "volume":
         check_numbers(target, reconstruction, name)
         if len(target) != len(reconstruction):
             raise InputError(f"{name}: {len(reconstruction)} slices in the reconstruction, {len(target)} in the target")
+        range_source = preset.data_range
+    else:
+        check_pair(target, reconstruction, name)
+        range_source = "target volume" if maximum is None else "attribute max"
+    values: dict[str, np.ndarray] = {}
+    reason = no_signal(target)
+    if not reason and preset.unit == "volume":
         values = {key: np.array([value]) for key, value in fastmri_scores(target, reconstruction).items()}
-        return VolumeScores(name, group, acquisition, acceleration, preset.data_range, len(target), values)
+    elif not reason:
+        maximum = float(target.max()) if maximum is None else maximum
+        values = _slice_values(preset, target, reconstruction, name, maximum, boxes)
+    return VolumeScores(name, group, acquisition, acceleration, range_source, len(target), values, reason)
 
-    check_pair(target, reconstruction, name)
-    range_source = "target volume" if maximum is None else "attribute max"
-    maximum = float(target.max()) if maximum is None else maximum
+
+def _slice_values(
+    preset: Preset,
+    target: Float[np.ndarray, "slice y x"],
+    reconstruction: Float[np.ndarray, "slice y x"],
+    name: str,
+    maximum: float,
+    boxes: Mapping[int, Sequence[Box]] | None,
+) -> dict[str, np.ndarray]:
+    """The values of a preset that pools slices, by metric."""
     if not (math.isfinite(maximum) and maximum > 0):
         raise InputError(f"{name}: the data range `max` must be above 0, not {maximum}")
     mask = foreground_mask(target, _threshold(preset, name))
@@ -127,7 +148,7 @@ def score_volume(
         if beyond := [i for i in boxes if not 0 <= i < len(target)]:
             raise InputError(f"{name}: has boxes in slice {beyond[0]}, and {len(target)} slices")
         values["ssim_bbox"] = ssim_boxes(target, reconstruction, boxes, maximum)
-    return VolumeScores(name, group, acquisition, acceleration, range_source, len(target), values)
+    return values
 
 
 def _threshold(preset: Preset, name: str) -> float:

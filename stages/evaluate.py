@@ -15,7 +15,7 @@ from frost.evaluation.cases import Case, EvaluateParams, mean_varnet_ssim
 from frost.evaluation.evaluate import Evaluation, evaluate
 from frost.evaluation.figures.evaluation import draw
 from frost.evaluation.provenance import provenance
-from frost.evaluation.summaries import group_rows
+from frost.evaluation.summaries import group_rows, headline, mean_rows
 from frost.evaluation.tables import write_table
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS
@@ -69,17 +69,19 @@ def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
 
     result = evaluate({"val": val, "test": test}, network, params, device, keep)
     optimism = mean_varnet_ssim(train) - result.metrics["val"]["varnet"]["ssim"]
-    metrics = result.metrics | {
-        "cache": {"optimism": optimism, "imported_trained_on_validation": int(val.made_by()["trained_on_validation"])}
+    result.metrics["val"]["cache"] = {
+        "optimism": optimism,
+        "imported_trained_on_validation": float(val.made_by()["trained_on_validation"]),
     }
 
     for folder in (paths.metrics.parent, paths.tables, paths.plots):
         folder.mkdir(parents=True, exist_ok=True)
+    write_table(paths.tables / "means.csv", mean_rows(result.metrics))
     write_table(paths.tables / "slices.csv", result.by_slice)
     write_table(paths.tables / "volumes.csv", result.by_volume)
     write_table(paths.tables / "groups.csv", group_rows(result.by_volume))
     write_table(paths.tables / "disagreement.csv", result.calibration)
-    paths.metrics.write_text(json.dumps(metrics, indent=1) + "\n")
+    paths.metrics.write_text(json.dumps(headline(result.metrics), indent=1) + "\n")
     for what, why in result.left_out.items():
         print(f"{what} left out: {why}", file=sys.stderr)
     draw(paths.plots, result, {"val": val, "test": test}, network, params, device, paths.curves)

@@ -34,6 +34,7 @@ from ruamel.yaml import YAML
 from bench.memory import resident
 from frost.evaluation.comparison.runs import read_run
 from frost.evaluation.comparison.statistics import compare_rows
+from frost.evaluation.summaries import nested_means
 from frost.evaluation.tables import Row
 from frost.mri.sampling import MaskRecord, centre_lines, detect_acs, draw_mask
 from frost.networks.common.checkpoint import build
@@ -180,9 +181,9 @@ class Queue:
     def done(self) -> dict[str, Scores]:
         """The scores of every finished experiment."""
         refs = self.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
-        found = {ref.rsplit("/", 1)[1]: ref for ref in refs if not ref.startswith("refs/exps/celery")}
-        scores = {
-            name: json.loads(self.run("git", "show", f"{ref}:metrics/evaluate.json")) for name, ref in found.items()
+        found = [ref.rsplit("/", 1)[1] for ref in refs if not ref.startswith("refs/exps/celery")]
+        scores: dict[str, Scores] = {
+            name: nested_means(read_run(name, self.folder, "metrics/tables/means.csv").rows) for name in found
         }
         scores |= {name: {} for name in self.diverged()}
         if f"r4-{BOTH}" in scores:  # one run, scored for each acceleration by itself
@@ -401,7 +402,7 @@ def wanted(done: Mapping[str, Scores]) -> dict[str, Changes]:
 
 
 def of_acceleration(rows: Sequence[Row], acceleration: int) -> Scores:
-    """Scores of RCAN as in metrics/evaluate.json, from the rows of one acceleration: means over volumes."""
+    """Scores of RCAN as in the table of means, from the rows of one acceleration: means over volumes."""
     scores: Scores = {}
     for split in ("val", "test"):
         some = [

@@ -16,7 +16,7 @@ from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.pipeline.params import Params
 
 Images = dict[str, Float[np.ndarray, "slice y x"]]
-#: in the order of the tables and pictures
+#: in the order of the tables and pictures, from the least work to the most
 IMAGES = ("zero_filled", "grappa", "varnet", "blend", "rcan", "rcan_ensemble")
 BLEND_STEPS = 50  # the weight is found to 2 %
 ENOUGH_VOLUMES = 50  # for a mean SSIM, however much data there is

@@ -1,9 +1,9 @@
-"""What stage `evaluate` computes: every image of every slice scored, and the means that `dvc metrics diff` compares."""
+"""What stage `evaluate` computes: every image of every slice scored, and the means of each split."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,16 +16,19 @@ from frost.evaluation.disagreement import Calibration
 from frost.evaluation.official.leaderboard import Leaderboard
 from frost.evaluation.official.presets import PRESETS
 from frost.evaluation.scores import no_signal
-from frost.evaluation.summaries import slice_rows, summary, volume_rows
+from frost.evaluation.summaries import Metrics, slice_rows, summary, volume_rows
 from frost.evaluation.tables import Row
 
 
 @dataclass
 class Evaluation:
-    """What was found: means by split and image for the metrics file, and the rows that they are means of."""
+    """What was found: means {split: {image: {score: value}}}, and the rows that they are means of.
+
+    Beside the images a split has `gain` (see `summary`), `disagreement` (see `Calibration`) and, in the stage, `cache`.
+    """
 
     blend: float
-    metrics: dict[str, Any] = field(default_factory=dict)
+    metrics: Metrics = field(default_factory=dict)
     by_slice: list[Row] = field(default_factory=list)
     by_volume: list[Row] = field(default_factory=list)
     calibration: list[Row] = field(default_factory=list)

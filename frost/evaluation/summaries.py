@@ -1,13 +1,15 @@
 """The tables of an evaluation: scores by slice and by volume, and their means by image and by group."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from frost.evaluation.cases import IMAGES, Case
 from frost.evaluation.scores import SLICE_SCORES, fastmri_scores, mean_of_finite, score_slices
 from frost.evaluation.tables import Cell, Row
+
+Metrics = dict[str, dict[str, dict[str, float]]]
+VARIANTS = ("blend", "rcan_ensemble")  # of other images, and no method of their own
 
 
 def slice_rows(split: str, case: Case, threshold: float) -> list[Row]:
@@ -49,9 +51,9 @@ def _labels(split: str, case: Case) -> Row:
     }
 
 
-def summary(by_slice: Sequence[Row], by_volume: Sequence[Row]) -> dict[str, Any]:
+def summary(by_slice: Sequence[Row], by_volume: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Means over volumes of each image's scores, what stage 2 gained, and on which share of the slices."""
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for image in IMAGES:
         scores = {
             score: mean_of_finite([float(r[score]) for r in by_volume if r["image"] == image]) for score in SLICE_SCORES
@@ -78,3 +80,34 @@ def group_rows(by_volume: Sequence[Row]) -> list[Row]:
         | {score: mean_of_finite([float(row[score]) for row in rows]) for score in SLICE_SCORES}
         for rows in groups.values()
     ]
+
+
+def headline(metrics: Metrics) -> Metrics:
+    """The few means that runs are compared by: what `dvc metrics` and `dvc exp show` have columns for.
+
+    SSIM of every method on test, SSIM in the head and PSNR of RCAN, and its SSIM on val, which choices are made by.
+    Where test has no targets, all of it on val. A score that the data cannot have is not there.
+    """
+    split = "test" if "test" in metrics else "val"
+    wanted = {(split, image, "ssim") for image in IMAGES if image not in VARIANTS}
+    wanted |= {(split, "rcan", "ssim_foreground"), (split, "rcan", "psnr"), ("val", "rcan", "ssim")}
+    return nested_means([row for row in mean_rows(metrics) if (row["split"], row["image"], row["score"]) in wanted])
+
+
+def mean_rows(metrics: Metrics) -> list[Row]:
+    """All means as a long table, a row a number; `nested_means` is the way back."""
+    return [
+        {"split": split, "image": image, "score": score, "value": float(value)}
+        for split, images in metrics.items()
+        for image, scores in images.items()
+        for score, value in scores.items()
+    ]
+
+
+def nested_means(rows: Sequence[Row]) -> Metrics:
+    """{split: {image: {score: value}}} from the rows of `mean_rows`."""
+    metrics: Metrics = {}
+    for row in rows:
+        scores = metrics.setdefault(str(row["split"]), {}).setdefault(str(row["image"]), {})
+        scores[str(row["score"])] = float(row["value"])
+    return metrics

@@ -14,7 +14,7 @@ Cell = str | int | float
 Row = dict[str, Cell]
 
 # A volume may be called "0012" and a patient "7e3": these columns stay text, whatever they look like.
-TEXT = {"split", "volume", "patient", "acquisition", "image"}
+TEXT = {"split", "volume", "patient", "acquisition", "image", "score"}
 COUNTS = {"slice", "n_slices", "n_volumes"}
 
 

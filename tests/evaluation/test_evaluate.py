@@ -17,7 +17,8 @@ from frost.evaluation.official.leaderboard import Leaderboard
 from frost.evaluation.official.pooling import summarise
 from frost.evaluation.official.presets import PRESETS, score_volume
 from frost.evaluation.scores import SLICE_SCORES, fastmri_scores
-from frost.evaluation.summaries import group_rows, summary
+from frost.evaluation.summaries import group_rows, headline, mean_rows, nested_means, summary
+from frost.evaluation.tables import read_table, write_table
 from frost.reconstruction.live import load_models
 
 CPU = torch.device("cpu")
@@ -190,6 +191,28 @@ def test_gain_counts_the_slices_that_improved():
     ]
     metrics = summary(rows, rows)
     assert metrics["gain"]["share_improved"] == 0.5 and "ssim_clean" not in metrics["rcan"]
+
+
+def test_the_metrics_file_holds_the_few_numbers_that_runs_are_compared_by(result):
+    few = headline(result.metrics)
+    assert {(split, image): list(scores) for split, images in few.items() for image, scores in images.items()} == {
+        ("val", "rcan"): ["ssim"], ("test", "zero_filled"): ["ssim"], ("test", "grappa"): ["ssim"],
+        ("test", "varnet"): ["ssim"], ("test", "rcan"): ["ssim", "ssim_foreground", "psnr"],
+    }  # fmt: skip
+    assert few["test"]["rcan"]["psnr"] == result.metrics["test"]["rcan"]["psnr"]
+    alone = headline({"val": result.metrics["val"]})
+    assert set(alone) == {"val"} and set(alone["val"]) == set(few["test"])
+
+
+def test_the_numbers_fit_a_terminal_of_200_columns(result):
+    """`dvc exp show` gives a metric the width of its name and 3, the experiment and its time 40; one image may come."""
+    names = [f"{row['split']}.{row['image']}.{row['score']}" for row in mean_rows(headline(result.metrics))]
+    assert 40 + sum(len(name) + 3 for name in [*names, "test.sense.ssim"]) <= 200
+
+
+def test_the_table_of_means_has_all_of_them(result, tmp_path):
+    write_table(tmp_path / "means.csv", mean_rows(result.metrics))
+    assert nested_means(read_table(tmp_path / "means.csv")) == result.metrics
 
 
 def test_groups_are_means_over_their_volumes():

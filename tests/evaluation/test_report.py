@@ -14,8 +14,8 @@ from frost.evaluation.provenance import provenance
 from frost.evaluation.report.browser import spread
 from frost.evaluation.report.dag import draw_dag
 from frost.evaluation.report.page import write_report
-from frost.evaluation.summaries import group_rows
-from frost.evaluation.tables import write_table
+from frost.evaluation.summaries import group_rows, mean_rows, nested_means
+from frost.evaluation.tables import read_table, write_table
 from frost.reconstruction.live import load_models
 from tests.paths import ROOT
 
@@ -40,7 +40,7 @@ def run(workspace, tmp_path_factory):
     result = evaluate(pairs, network, params, torch.device("cpu"), lambda *one: None)
     (root / "metrics" / "tables").mkdir(parents=True)
     result.metrics["test"]["rcan"]['"><script>alert(1)</script>'] = 0.5
-    (root / "metrics" / "evaluate.json").write_text(json.dumps(result.metrics))
+    write_table(root / "metrics" / "tables" / "means.csv", mean_rows(result.metrics))
     made_from = provenance(*(root / name for name in ("data/images.zarr", "data/varnet.zarr", "models/rcan")), params)
     made_from["versions"]["odd"] = "<script>alert(1)</script>"
     (root / "metrics" / "provenance.json").write_text(json.dumps(made_from, indent=1))
@@ -97,7 +97,7 @@ def test_every_stage_is_drawn_and_none_in_another():
 
 
 def test_a_run_without_metrics_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"evaluate\.json: no such file; `dvc repro` makes it"):
+    with pytest.raises(InputError, match=r"means\.csv: no such table; `dvc repro` makes it"):
         write_report(tmp_path, tmp_path / "report.html", "title", 3)
 
 
@@ -141,12 +141,12 @@ def test_in_chromium_nothing_is_asked_for_nothing_fails_and_nothing_overflows(br
     assert browser.execute_script("return [...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
 
-def test_in_chromium_the_numbers_are_those_of_the_metrics_file(browser, run):
+def test_in_chromium_the_numbers_are_those_of_the_table_of_means(browser, run):
     shown = browser.execute_script(
         "return [...document.querySelectorAll('#score-table [data-value]')]"
         ".map(c => [c.dataset.image, c.dataset.metric, c.dataset.value, c.textContent])"
     )
-    scores = json.loads((run / "metrics" / "evaluate.json").read_text())["test"]
+    scores = nested_means(read_table(run / "metrics" / "tables" / "means.csv"))["test"]
     expected = {(i, m): v for i, s in scores.items() if i not in ("gain", "disagreement") for m, v in s.items()}
     assert {(image, metric): float(value) for image, metric, value, _ in shown} == expected
     assert all(float(text) == pytest.approx(float(value), abs=0.005) for _, _, value, text in shown)

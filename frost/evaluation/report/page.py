@@ -49,7 +49,7 @@ def write_report(root: Path, output: Path, title: str, n_slices: int) -> None:
         figures=figures_section(root / "metrics" / "plots"),
         dag=draw_dag(stages, tall=False) + draw_dag(stages, tall=True),
         provenance=provenance_section(root),
-        footer=f"Made by <code>frost report</code>. Every number is that of <code>metrics/evaluate.json</code>, split {split}.",
+        footer=f"Made by <code>frost report</code>. Every number is that of <code>metrics/tables/means.csv</code>, split {split}.",
         data=json.dumps(browser, separators=(",", ":")).replace("<", "\\u003c"),  # no tag of a name ends the script
     )
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,12 @@
 """The folder of a finished run."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from frost.cache.pairs import PairDataset
 from frost.errors import InputError
+from frost.evaluation.summaries import Metrics, nested_means
 from frost.evaluation.tables import Row, read_table
 
 
@@ -17,19 +16,16 @@ class Finished:
 
     root: Path
 
-    def metrics(self) -> dict[str, Any]:
-        """metrics/evaluate.json."""
-        file = self.root / "metrics" / "evaluate.json"
-        try:
-            return dict(json.loads(file.read_text()))
-        except FileNotFoundError:
-            raise InputError(f"{file}: no such file; `dvc repro` makes it") from None
-        except ValueError as error:
-            raise InputError(f"{file}: not JSON: {error}") from None
+    def metrics(self) -> Metrics:
+        """Every mean of the evaluation, {split: {image: {score: value}}}."""
+        return nested_means(self.table("means"))
 
     def table(self, name: str) -> list[Row]:
-        """A table of the evaluation."""
-        return read_table(self.root / "metrics" / "tables" / f"{name}.csv")
+        """A table of the evaluation. Raises InputError where it is missing or damaged."""
+        file = self.root / "metrics" / "tables" / f"{name}.csv"
+        if not file.exists():
+            raise InputError(f"{file}: no such table; `dvc repro` makes it")
+        return read_table(file)
 
     def pairs(self, split: str, inputs: Sequence[str]) -> PairDataset:
         """Both caches of a split, volumes with a target."""

@@ -31,7 +31,7 @@ def headline(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Every score of every image, with the number of the metrics file, unrounded, in `data-value`."""
+    """Every score of every image, with the number of the table of means, unrounded, in `data-value`."""
     images = [image for image in COLOURS if image in scores]
     metrics = list(dict.fromkeys(m for image in images for m in scores[image] if m != "weight"))
     lines = []
@@ -59,7 +59,7 @@ def _cell(scores: Mapping[str, Mapping[str, float]], images: Sequence[str], imag
 
 
 def _label(metric: str) -> str:
-    """The name of a score for people; those of presets are called as in the metrics file, `snu2026 SSIM bbox`."""
+    """The name of a score for people; those of presets are called as in the table of means, `snu2026 SSIM bbox`."""
     score = SLICE_SCORES.get(metric)
     return score.label if score else metric.replace("_", " ").replace("ssim", "SSIM")
 

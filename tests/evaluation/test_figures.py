@@ -11,6 +11,7 @@ from frost.evaluation.figures.examples import Example, choose_slices, clearest_p
 from frost.evaluation.figures.montage import montage
 from frost.evaluation.figures.style import COLOURS, LABELS, LARGEST_FILE
 from frost.evaluation.figures.training import read_curves, training_curves
+from frost.evaluation.figures.window import white_level
 
 
 def row(volume, i, image, ssim, **more):
@@ -152,3 +153,28 @@ def test_curves_are_read_as_written(tmp_path):
         read_curves(file)
     with pytest.raises(InputError, match="not a table"):
         read_curves(tmp_path / "none.tsv")
+
+
+def head(brain, scalp, size=128):
+    """A disc of `brain` in a ring of `scalp`, with the skull, which is dark, between; and air."""
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    radius = np.hypot(y, x)
+    return brain * (radius < 0.68) + scalp * ((radius > 0.74) & (radius < 0.82))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 4000.0])
+def test_white_is_the_brightest_tissue_inside_the_head_and_not_the_scalp(scale):
+    rng = np.random.default_rng(0)
+    image = scale * (head(1.0, 3.0) + np.abs(0.03 * rng.standard_normal((128, 128))))
+    assert 1.0 * scale < white_level(image) < 1.2 * scale
+    bright_inside = scale * head(1.0, 0.5)
+    assert white_level(bright_inside) == pytest.approx(scale)
+
+
+def test_images_without_a_head_have_a_window():
+    assert white_level(np.zeros((20, 20))) == 0
+    assert white_level(np.full((20, 20), 3.0)) == 3
+    point = np.zeros((20, 20))
+    point[4, 4] = 5
+    assert white_level(point) >= 0
+    assert white_level(head(0.0, 1.0)) == 1

@@ -65,35 +65,42 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row], metric: str, seed: int = 0)
     if not keys:
         raise InputError("the runs have no slice in common")
     pairs = [(of_a[key], of_b[key]) for key in keys]
-    groups: dict[tuple[str, float], list[tuple[Row, Row]]] = {}
-    for pair in pairs:
-        groups.setdefault(_group(pair[0]), []).append(pair)
-    sign = direction(metric)
-    worst = sorted(pairs, key=lambda pair: sign * (float(pair[1][metric]) - float(pair[0][metric])))[:N_REGRESSIONS]
     return {
         **_statistics(pairs, metric, seed),
         "only_in_a": len(of_a) - len(keys),
         "only_in_b": len(of_b) - len(keys),
-        "groups": [
-            {
-                "acquisition": name or "unknown",
-                "acceleration": None if math.isnan(acceleration) else acceleration,
-            }
-            | _statistics(members, metric, seed)
-            for (name, acceleration), members in sorted(groups.items(), key=lambda item: str(item[0]))
-        ],
-        "regressions": [
-            {
-                "volume": one["volume"],
-                "slice": one["slice"],
-                "a": float(one[metric]),
-                "b": float(other[metric]),
-            }
-            | {"difference": float(other[metric]) - float(one[metric])}
-            for one, other in worst
-            if sign * (float(other[metric]) - float(one[metric])) < 0
-        ],
+        "groups": _by_group(pairs, metric, seed),
+        "regressions": _regressions(pairs, metric),
     }
+
+
+def _by_group(pairs: Sequence[tuple[Row, Row]], metric: str, seed: int) -> list[dict[str, Any]]:
+    """The statistics of each acquisition and acceleration."""
+    groups: dict[tuple[str, float], list[tuple[Row, Row]]] = {}
+    for pair in pairs:
+        groups.setdefault(_group(pair[0]), []).append(pair)
+    return [
+        {"acquisition": name or "unknown", "acceleration": None if math.isnan(acceleration) else acceleration}
+        | _statistics(members, metric, seed)
+        for (name, acceleration), members in sorted(groups.items(), key=lambda item: str(item[0]))
+    ]
+
+
+def _regressions(pairs: Sequence[tuple[Row, Row]], metric: str) -> list[dict[str, Any]]:
+    """The slices that lost most, worst first."""
+    differences = [
+        {
+            "volume": one["volume"],
+            "slice": one["slice"],
+            "a": float(one[metric]),
+            "b": float(other[metric]),
+            "difference": float(other[metric]) - float(one[metric]),
+        }
+        for one, other in pairs
+    ]
+    sign = direction(metric)
+    worst = sorted(differences, key=lambda row: sign * float(row["difference"]))[:N_REGRESSIONS]
+    return [row for row in worst if sign * float(row["difference"]) < 0]
 
 
 def _statistics(pairs: Sequence[tuple[Row, Row]], metric: str, seed: int) -> dict[str, Any]:

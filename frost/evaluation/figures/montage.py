@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 
 from frost.evaluation.figures.examples import Example, clearest_patch
 from frost.evaluation.figures.style import GREY, HOT, STYLE, WIDTH, label_of, new_figure, save_figure
+from frost.evaluation.figures.window import white_level
 
 
 def montage(examples: Sequence[Example], file: Path) -> None:
@@ -37,33 +38,20 @@ def montage(examples: Sequence[Example], file: Path) -> None:
 
 
 def _draw_example(
-    figure: Figure,
-    example: Example,
-    names: Sequence[str],
-    top: float,
-    cell: float,
-    total: float,
-    top_error: float,
+    figure: Figure, example: Example, names: Sequence[str], top: float, cell: float, total: float, top_error: float
 ) -> None:
     """One row of the montage; lengths in inches, `top` from the foot of the figure."""
-    gap = 0.02 * cell
-    aspect = _aspect(example)
+    gap, aspect = 0.02 * cell, _aspect(example)
     figure.text(gap / WIDTH, (top - 0.05) / total, example.title, weight="bold", size=8, va="top")
     figure.text(1 - gap / WIDTH, (top - 0.06) / total, example.caption, size=7, va="top", ha="right", color="#555555")
     top -= 0.22
     patch = clearest_patch(example, names[-1])
-    white = _quantile(example.target, 0.998)
-    grey = {"cmap": GREY, "vmin": 0, "vmax": white}
+    grey = {"cmap": GREY, "vmin": 0, "vmax": white_level(example.target) or example.maximum}
 
     def panel(column: int, x: float, y: float, size: float, image: np.ndarray, **how: Any) -> Any:
+        """An image whose corner is (x, y) and whose side is `size`, in cells from the top left of its column."""
         left, bottom = (column + x) * cell + gap / 2, top - (y + size) * aspect * cell - gap * (y > 0)
-        box = (
-            left / WIDTH,
-            bottom / total,
-            (size * cell - gap) / WIDTH,
-            (size * aspect * cell - gap) / total,
-        )
-        axes = figure.add_axes(box)
+        axes = _axes(figure, total, left, bottom, size * cell - gap, size * aspect * cell - gap)
         axes.set_axis_off()
         # Pixels are shown as they are, but an image larger than its panel is averaged, not sampled.
         kind = "nearest" if max(image.shape) <= 256 else "antialiased"
@@ -80,22 +68,18 @@ def _draw_example(
         if name != "target":
             error = panel(column, 0.0, 1.0, 0.5, _error(example, name), cmap=HOT, vmin=0, vmax=top_error)
             error.add_patch(_outline(patch))
-    _draw_error_scale(figure, (len(names) * cell + gap / 2, top - 1.5 * aspect * cell), cell, aspect, total, top_error)
+    left, bottom = len(names) * cell + gap / 2, top - 1.5 * aspect * cell
+    scale = _axes(figure, total, left + 0.06 * cell, bottom + 0.05 * cell, 0.06 * cell, 0.38 * aspect * cell)
+    _draw_error_scale(scale, top_error)
 
 
-def _draw_error_scale(
-    figure: Figure, corner: tuple[float, float], cell: float, aspect: float, total: float, top_error: float
-) -> None:
+def _axes(figure: Figure, total: float, left: float, bottom: float, width: float, height: float) -> Any:
+    """Axes at a place in inches on a figure that is `total` high."""
+    return figure.add_axes((left / WIDTH, bottom / total, width / WIDTH, height / total))
+
+
+def _draw_error_scale(axes: Any, top_error: float) -> None:
     """The scale of the error maps, where the target has no error map."""
-    x, y = corner
-    axes = figure.add_axes(
-        (
-            (x + 0.06 * cell) / WIDTH,
-            (y + 0.05 * cell) / total,
-            0.06 * cell / WIDTH,
-            0.38 * aspect * cell / total,
-        )
-    )
     axes.imshow(np.linspace(1, 0, 64)[:, None], aspect="auto", cmap=HOT, extent=(0, 1, 0, top_error))
     axes.grid(False)
     axes.set_xticks([])

@@ -3,15 +3,17 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from frost.cache.pairs import PairDataset
 from frost.evaluation.figures.style import HOT
+from frost.evaluation.figures.window import white_level
 from frost.evaluation.report.run import Finished
 from frost.evaluation.tables import Row
 from frost.networks.common.checkpoint import load_config, load_network
@@ -24,48 +26,67 @@ RIGHT = ("rcan", "target", "varnet", "rcan_error")
 QUALITY = 88
 
 
-@torch.no_grad()
+class Shown(NamedTuple):
+    """One slice of the browser: where it is from, every view of it, and the maximum of its volume's target."""
+
+    name: str
+    i: int
+    n_slices: int
+    views: dict[str, Float[np.ndarray, "y x"]]
+    maximum: float
+
+
 def slice_browser(run: Finished, split: str, rows: Sequence[Row], n_slices: int) -> dict[str, Any]:
     """What the page's script needs: pictures, names and scores of the chosen slices."""
-    network = load_network(run.root / "models" / "rcan", IMAGE_NETWORKS)
+    rows = [row for row in rows if row["split"] == split]
     pairs = run.pairs(split, load_config(run.root / "models" / "rcan")["inputs"])
-    names = [pairs.names[v] for v in spread(len(pairs.names), n_slices)]
-    images, maximum, lengths = {}, {}, {}
-    for name in names:
-        volume = pairs.volume(name)  # one in memory at a time
-        maximum[name], lengths[name] = float(volume["target"].max()), len(volume["target"])
-        for i in spread(lengths[name], n_slices // len(names)):
-            shown = {view: volume[view][i].copy() for view in VIEWS if view != "rcan"}
-            shown["rcan"] = network(torch.from_numpy(pairs.inputs(name, i))[None])[0].float().numpy()
-            images[name, i] = shown
-    errors = [
-        np.quantile(np.abs(shown["varnet"] - shown["target"]) / maximum[name], 0.995)
-        for (name, _), shown in images.items()
-    ]
-    top = float(np.median(errors))
-    scores = {(r["volume"], r["slice"], r["image"]): r for r in rows if r["split"] == split}
-    slices = []
-    for (name, i), shown in images.items():
-        white = max(float(np.quantile(shown["target"], 0.998)), 1e-30)
-        pictures = {view: webp(grey(shown[view] / white)) for view in VIEWS}
-        for view in ERRORS:
-            error = np.abs(shown[view.removesuffix("_error")] - shown["target"]) / maximum[name]
-            pictures[view] = webp(hot(error / max(top, 1e-30)))
-        found = [(image, scores.get((name, i, image))) for image in VIEWS if image != "target"]
-        height, width = shown["target"].shape
-        acquisition = pairs.facts(name)["acquisition"]
-        slices.append({
-            "name": name,
-            "about": f"slice {i + 1} of {lengths[name]}" + (f", {acquisition}" if acquisition else ""),
-            "aspect": f"{width} / {height}",
-            "images": pictures,
-            "scores": [[image, *(_finite(row[m]) for m in ("ssim", "ssim_foreground"))] for image, row in found if row],
-        })  # fmt: skip
+    scored = {row["volume"] for row in rows}
+    names = [name for name in pairs.names if name in scored]
+    shown = _views(run, pairs, [names[v] for v in spread(len(names), n_slices)], n_slices)
+    top = float(np.median([np.quantile(_error(one, "varnet"), 0.995) for one in shown]))
+    scores = {(row["volume"], row["slice"], row["image"]): row for row in rows}
+    slices = [_entry(one, top, pairs.facts(one.name)["acquisition"], scores) for one in shown]
     choices = {"left": LEFT, "right": RIGHT}
     return {
         "slices": slices, "labels": VIEWS | ERRORS, "choices": choices, "left": LEFT[0], "right": RIGHT[0],
         "error_percent": 100 * top,
     }  # fmt: skip
+
+
+@torch.no_grad()
+def _views(run: Finished, pairs: PairDataset, names: Sequence[str], n_slices: int) -> list[Shown]:
+    """At most `n_slices` slices, evenly from the volumes `names`; one volume in memory at a time."""
+    network = load_network(run.root / "models" / "rcan", IMAGE_NETWORKS)
+    shown = []
+    for name in names:
+        volume = pairs.volume(name)
+        maximum, length = float(volume["target"].max()), len(volume["target"])
+        for i in spread(length, n_slices // len(names)):
+            views = {view: volume[view][i].copy() for view in VIEWS if view != "rcan"}
+            views["rcan"] = network(torch.from_numpy(pairs.inputs(name, i))[None])[0].float().numpy()
+            shown.append(Shown(name, i, length, views, maximum))
+    return shown
+
+
+def _entry(one: Shown, top: float, acquisition: str, scores: Mapping[tuple[Any, ...], Row]) -> dict[str, Any]:
+    """One slice for the script of the page; errors are shown up to `top`, a share of the volume's maximum."""
+    white = white_level(one.views["target"]) or one.maximum
+    pictures = {view: webp(grey(one.views[view] / white)) for view in VIEWS}
+    for view in ERRORS:
+        pictures[view] = webp(hot(_error(one, view.removesuffix("_error")) / max(top, 1e-30)))
+    found = [(image, scores.get((one.name, one.i, image))) for image in VIEWS if image != "target"]
+    height, width = one.views["target"].shape
+    return {
+        "name": one.name,
+        "about": f"slice {one.i + 1} of {one.n_slices}" + (f", {acquisition}" if acquisition else ""),
+        "aspect": f"{width} / {height}",
+        "images": pictures,
+        "scores": [[image, *(_finite(row[m]) for m in ("ssim", "ssim_foreground"))] for image, row in found if row],
+    }
+
+
+def _error(one: Shown, image: str) -> Float[np.ndarray, "y x"]:
+    return np.asarray(np.abs(one.views[image] - one.views["target"]) / one.maximum)
 
 
 def spread(n: int, k: int) -> list[int]:

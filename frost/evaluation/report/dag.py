@@ -5,47 +5,64 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+WIDTH, HEIGHT = 124.0, 40.0  # of a box
+
 
 def draw_dag(stages: Mapping[str, Any], tall: bool) -> str:
     """The stages of dvc.yaml as an inline SVG, in layers from left to right, or from top to bottom for a phone."""
+    parents = _parents(stages)
+    layers, arrows = _layers(parents)
+    where, size = _places(layers, tall)
+    lines = "".join(_arrow([where[stop] for stop in stops], tall) for stops in arrows)
+    boxes = "".join(_stage(name, *where[name]) for name in stages)
+    return (
+        f'<svg class="{"tall" if tall else "wide"}" viewBox="0 0 {size[0]:.0f} {size[1]:.0f}" role="img" '
+        f'aria-label="The stages of the pipeline">{lines}{boxes}</svg>'
+    )
+
+
+def _parents(stages: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Stage -> the stages whose outs it depends on."""
     outs = {
         (next(iter(out)) if isinstance(out, dict) else out): name
         for name, stage in stages.items()
         for kind in ("outs", "plots", "metrics")
         for out in stage.get(kind, [])
     }
-    parents = {
+    return {
         name: sorted({maker for path, maker in outs.items() for dep in stage.get("deps", [])
                       if maker != name and (dep == path or path.startswith(f"{dep}/") or dep.startswith(f"{path}/"))})
         for name, stage in stages.items()
     }  # fmt: skip
+
+
+def _layers(parents: Mapping[str, Sequence[str]]) -> tuple[list[list[str]], list[list[str]]]:
+    """The stages in layers, and the stops of each arrow; an arrow past a layer has a place of its own in it."""
     layer: dict[str, int] = {}
-    for _ in stages:  # the longest path to each stage
-        layer = {name: 1 + max((layer.get(parent, 0) for parent in parents[name]), default=-1) for name in stages}
-    layers = [[name for name in stages if layer[name] == i] for i in range(max(layer.values(), default=-1) + 1)]
-    arrows = [(parent, name) for name in stages for parent in _direct(name, parents)]
-    for parent, name in arrows:  # an arrow past other layers gets a place of its own in each
-        for i in range(layer[parent] + 1, layer[name]):
-            layers[i].insert(layers[layer[parent]].index(parent), f"{parent} {name} {i}")
-    width, height = 124.0, 40.0
-    across, along = (138, 80) if tall else (62, 168)
+    for _ in parents:  # the longest path to each stage
+        layer = {name: 1 + max((layer.get(parent, 0) for parent in parents[name]), default=-1) for name in parents}
+    layers = [[name for name in parents if layer[name] == i] for i in range(max(layer.values(), default=-1) + 1)]
+    arrows = []
+    for name in parents:
+        for parent in _direct(name, parents):
+            between = {i: f"{parent} {name} {i}" for i in range(layer[parent] + 1, layer[name])}
+            for i, stop in between.items():
+                layers[i].insert(layers[layer[parent]].index(parent), stop)
+            arrows.append([parent, *between.values(), name])
+    return layers, arrows
+
+
+def _places(layers: Sequence[Sequence[str]], tall: bool) -> tuple[dict[str, tuple[float, float]], tuple[float, float]]:
+    """The middle of each box or stop, and the width and height of the drawing."""
+    across, along, side = (138, 80, HEIGHT) if tall else (62, 168, WIDTH)
     middle = max((len(names) for names in layers), default=1) * across / 2
     where = {}
     for i, names in enumerate(layers):
         for j, name in enumerate(names):
-            a, b = middle + (j - (len(names) - 1) / 2) * across, i * along + (height if tall else width) / 2 + 4
+            a, b = middle + (j - (len(names) - 1) / 2) * across, i * along + side / 2 + 4
             where[name] = (a, b) if tall else (b, a)
-    lines = ""
-    for parent, name in arrows:
-        stops = [parent, *(f"{parent} {name} {i}" for i in range(layer[parent] + 1, layer[name])), name]
-        lines += _arrow([where[stop] for stop in stops], tall)
-    boxes = "".join(_stage(name, *where[name], width, height) for name in stages)
-    long = (len(layers) - 1) * along + (height if tall else width) + 8
-    size = (2 * middle, long) if tall else (long, 2 * middle)
-    return (
-        f'<svg class="{"tall" if tall else "wide"}" viewBox="0 0 {size[0]:.0f} {size[1]:.0f}" role="img" '
-        f'aria-label="The stages of the pipeline">{lines}{boxes}</svg>'
-    )
+    long = (len(layers) - 1) * along + side + 8
+    return where, (2 * middle, long) if tall else (long, 2 * middle)
 
 
 def _direct(name: str, parents: Mapping[str, Sequence[str]]) -> list[str]:
@@ -74,10 +91,10 @@ def _at(across: float, along: float, tall: bool) -> str:
     return f"{across:g} {along:g}" if tall else f"{along:g} {across:g}"
 
 
-def _stage(name: str, x: float, y: float, width: float, height: float) -> str:
+def _stage(name: str, x: float, y: float) -> str:
     frozen = name.startswith("cache")
     fill, stroke = ("#cfe8ff", "#0072b2") if frozen else ("#ffffff", "#b6c2cd")
     return (
-        f'<rect x="{x - width / 2}" y="{y - height / 2}" width="{width}" height="{height}" rx="9" fill="{fill}" stroke="{stroke}"/>'
+        f'<rect x="{x - WIDTH / 2}" y="{y - HEIGHT / 2}" width="{WIDTH}" height="{HEIGHT}" rx="9" fill="{fill}" stroke="{stroke}"/>'
         f'<text x="{x}" y="{y + 5}" text-anchor="middle">{html.escape(name)}</text>'
     )

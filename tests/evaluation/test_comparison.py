@@ -2,6 +2,7 @@ import io
 import json
 import math
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -268,3 +269,31 @@ def test_revisions_the_workspace_and_csv_files_are_read(repository):
     assert list(file.rows) == table(0.01) and file.recipe is None
     with pytest.raises(InputError, match=r"no-such-branch: cannot read metrics/tables/slices\.csv"):
         read_run("no-such-branch", repository)
+
+
+def dvc(repo, *words):
+    subprocess.run([sys.executable, "-m", "dvc", *words], cwd=repo, check=True, capture_output=True)
+
+
+def test_a_table_that_is_in_no_cache_is_one_line_that_names_what_to_do(repository):
+    """A fresh clone: git has what DVC wrote down of the tables of others, and the tables are on their machine."""
+    git = ("git", "-C", str(repository))
+    subprocess.run([*git, "rm", "-q", "--cached", TABLE], check=True)
+    dvc(repository, "init", "-q")
+    dvc(repository, "add", "-q", "metrics/tables")
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-qm", "tables in DVC"], check=True)
+    assert list(read_run("HEAD", repository).rows) == table(0.01)
+    kept = [file for file in (repository / ".dvc" / "cache" / "files").rglob("*") if file.is_file()]
+    lists = [file for file in kept if file.suffix == ".dir"]
+    for lost in set(kept) - set(lists), lists:  # the table alone, then the list of the folder too
+        for file in lost:
+            file.unlink()
+        with pytest.raises(InputError) as error:
+            read_run("HEAD", repository)
+        assert str(error.value).startswith(f"HEAD: its {TABLE} is neither in git nor in DVC's cache. `dvc pull`")
+        assert "\n" not in str(error.value)
+    assert list(read_run("workspace", repository).rows) == table(0.01)
+    assert list(read_run("first", repository).rows) == table(0)  # that commit has it in git
+    with pytest.raises(InputError, match=r"workspace: has no metrics/other\.csv; `dvc repro` makes it"):
+        read_run("workspace", repository, "metrics/other.csv")

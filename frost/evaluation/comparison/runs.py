@@ -26,7 +26,7 @@ class Run:
 def read_run(name: str, repo: Path = Path(), table: str = TABLE) -> Run:
     """The run of an experiment, branch, tag or commit of repository `repo`, of "workspace", or of a csv file.
 
-    Raises InputError where there is no such revision, or no table in it or in DVC's cache.
+    Raises InputError where there is no such revision, or no table in it, or where the table is not in DVC's cache.
     """
     if name.endswith(".csv"):
         return Run(name, read_table(Path(name)))
@@ -44,14 +44,22 @@ def read_run(name: str, repo: Path = Path(), table: str = TABLE) -> Run:
 def _read_revision(name: str, repo: Path, path: str) -> str:
     # DVC takes seconds to import, and most commands never need it.
     import dvc.api
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import DvcException, FileMissingError, PathMissingError
+    from dvc_data.index import DataIndexError
     from scmrepo.exceptions import SCMError
 
     try:
         text = dvc.api.read(path, repo=str(repo), rev=None if name == "workspace" else name)
+    except (DataIndexError, FileMissingError, PathMissingError):
+        if name == "workspace":
+            raise InputError(f"workspace: has no {path}; `dvc repro` makes it") from None
+        # A fresh clone has the dvc.lock of others, and their tables only if a remote has them.
+        raise InputError(
+            f"{name}: its {path} is neither in git nor in DVC's cache. `dvc pull` fetches it; without a remote, "
+            f"run `dvc repro` there and commit dvc.lock. `dvc metrics diff {name}` compares without it"
+        ) from None
     except (DvcException, SCMError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{name}: cannot read {path} (is the revision right, is it pulled?): {reason}") from None
+        raise InputError(f"{name}: cannot read {path}: {' '.join(str(error).split())}") from None
     return text if isinstance(text, str) else text.decode("utf-8")
 
 

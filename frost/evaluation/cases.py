@@ -17,7 +17,7 @@ from frost.pipeline.params import Params
 
 Images = dict[str, Float[np.ndarray, "slice y x"]]
 #: in the order of the tables and pictures, from the least work to the most
-IMAGES = ("zero_filled", "grappa", "varnet", "blend", "rcan", "rcan_ensemble")
+IMAGES = ("zero_filled", "grappa", "sense", "varnet", "blend", "rcan", "rcan_ensemble")
 BLEND_STEPS = 50  # the weight is found to 2 %
 ENOUGH_VOLUMES = 50  # for a mean SSIM, however much data there is
 PresetName = Literal["fastmri", "snu2021", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
@@ -65,7 +65,7 @@ def reconstruct(
             image = network(on_device).float()
             outputs["rcan"].append(image.cpu().numpy())
             outputs["rcan_ensemble"].append(self_ensemble(network, on_device, params.ensemble, image).cpu().numpy())
-        images: Images = {image: volume[image] for image in ("zero_filled", "grappa", "varnet")}
+        images: Images = {image: volume[image] for image in IMAGES if image in volume}
         images["blend"] = blended(images, blend)
         images |= {image: np.concatenate(parts) for image, parts in outputs.items()}
         require_finite(name, images)

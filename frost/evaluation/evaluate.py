@@ -37,7 +37,7 @@ class Evaluation:
 
     def ladder(self, split: str) -> dict[str, dict[str, float]]:
         """The scores of each image of a split, from the least work to the most."""
-        return {image: self.metrics[split][image] for image in IMAGES}
+        return {image: self.metrics[split][image] for image in IMAGES if image in self.metrics[split]}
 
 
 def evaluate(

@@ -54,7 +54,8 @@ def _labels(split: str, case: Case) -> Row:
 def summary(by_slice: Sequence[Row], by_volume: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Means over volumes of each image's scores, what stage 2 gained, and on which share of the slices."""
     metrics: dict[str, dict[str, float]] = {}
-    for image in IMAGES:
+    there = {row["image"] for row in by_volume}
+    for image in (one for one in IMAGES if one != "sense" or one in there):  # prepare.sense: null makes none
         scores = {
             score: mean_of_finite([float(r[score]) for r in by_volume if r["image"] == image]) for score in SLICE_SCORES
         }

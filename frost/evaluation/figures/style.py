@@ -17,6 +17,7 @@ from PIL import Image
 COLOURS = {
     "zero_filled": "#8c8c8c",
     "grappa": "#e69f00",
+    "sense": "#cc79a7",
     "varnet": "#0072b2",
     "blend": "#56b4e9",
     "rcan": "#d55e00",
@@ -25,6 +26,7 @@ COLOURS = {
 LABELS = {
     "zero_filled": "Zero-filled",
     "grappa": "GRAPPA",
+    "sense": "SENSE",
     "varnet": "VarNet",
     "blend": "Blend",
     "rcan": "RCAN",

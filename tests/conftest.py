@@ -338,7 +338,7 @@ class Workspace:
         return PairDataset(folder / "images.zarr" / split, folder / "varnet.zarr" / split, INPUTS, need_target=False)
 
 
-INPUTS = ("varnet", "grappa", "varnet-1")
+INPUTS = ("varnet", "grappa", "varnet-1", "sense")
 SMALL_MAPS = {"kernel": 4, "rows": 16, "threshold": 0.01, "grid": 16}
 
 

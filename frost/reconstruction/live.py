@@ -57,7 +57,11 @@ def load_models(folder: Path, device: torch.device) -> Models:
     """The networks in `folder`/varnet and `folder`/rcan. Raises InputError where they were not made for each other."""
     config, where = load_config(folder / "rcan"), str(folder / "rcan" / "config.json")
     made_by = config.get("made_by")
-    if not isinstance(made_by, dict) or not {"networks", "prepare", "masks"} <= made_by.keys():
+    if (
+        not isinstance(made_by, dict)
+        or not {"networks", "prepare", "masks"} <= made_by.keys()
+        or not made_by["prepare"]
+    ):
         raise InputError(f"{where}: does not say what its inputs were made by; `dvc repro` writes networks that do")
     if "imported" in made_by["networks"]:
         raise InputError(
@@ -66,7 +70,7 @@ def load_models(folder: Path, device: torch.device) -> Models:
     digest = network_digest(folder / "varnet")
     if digest not in made_by["networks"]:
         raise InputError(f"{where}: was trained on images of another network than {folder / 'varnet'}; run `dvc repro`")
-    prepare = checked(PrepareParams, {"sense": None, **(made_by["prepare"] or {})}, where)  # older networks know none
+    prepare = checked(PrepareParams, {"sense": None, **made_by["prepare"]}, where)  # older networks know none
     inputs = tuple(config["inputs"])
     if prepare.sense is None and any(parse_channel(name)[0] == "sense" for name in inputs):
         raise InputError(

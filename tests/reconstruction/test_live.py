@@ -1,5 +1,7 @@
 """The live path: what it makes of a new scan is what the caches hold of it, for every layout, to the last file."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import h5py
@@ -211,3 +213,17 @@ def test_networks_that_were_not_made_for_each_other_are_refused(workspace, tmp_p
     config.write_text(json.dumps(facts))
     with pytest.raises(InputError, match="of another network than"):
         load_models(tmp_path / "models", CPU)
+
+
+def test_networks_that_were_made_before_there_was_a_sense_image_still_load(workspace, tmp_path):
+    models = tmp_path / "models"
+    shutil.copytree(workspace.root / "models", models)
+    config = models / "rcan" / "config.json"
+    facts = json.loads(config.read_text())
+    del facts["made_by"]["prepare"]["sense"]
+    config.write_text(json.dumps(facts))
+    with pytest.raises(InputError, match=r"config\.json: has the input `sense`, but does not say how it was made"):
+        load_models(models, torch.device("cpu"))
+    facts["inputs"] = ["varnet", "grappa", "varnet-1", "zero_filled"]
+    config.write_text(json.dumps(facts))
+    assert load_models(models, torch.device("cpu")).prepare.sense is None

@@ -196,8 +196,9 @@ def test_gain_counts_the_slices_that_improved():
 def test_the_metrics_file_holds_the_few_numbers_that_runs_are_compared_by(result):
     few = headline(result.metrics)
     assert {(split, image): list(scores) for split, images in few.items() for image, scores in images.items()} == {
-        ("val", "rcan"): ["ssim"], ("test", "zero_filled"): ["ssim"], ("test", "grappa"): ["ssim"], ("test", "sense"): ["ssim"],
-        ("test", "varnet"): ["ssim"], ("test", "rcan"): ["ssim", "ssim_foreground", "psnr"],
+        ("val", "rcan"): ["ssim"], ("test", "zero_filled"): ["ssim"], ("test", "grappa"): ["ssim"],
+        ("test", "sense"): ["ssim"], ("test", "varnet"): ["ssim"],
+        ("test", "rcan"): ["ssim", "ssim_foreground", "psnr"],
     }  # fmt: skip
     assert few["test"]["rcan"]["psnr"] == result.metrics["test"]["rcan"]["psnr"]
     alone = headline({"val": result.metrics["val"]})

@@ -15,7 +15,7 @@ from torch import Tensor
 from frost.cache.classical import PrepareParams, write_images
 from frost.cache.frozen import write_network_images
 from frost.cache.pairs import PairDataset
-from frost.cache.shards import write_split
+from frost.cache.shards import write_root, write_split
 from frost.mri.coils import expand, rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.networks.common.checkpoint import load_network, network_digest, save_network
@@ -368,6 +368,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
             write_network_images(frozen, source / split, volume, varnet, facts, torch.device("cpu"))
         for name in ("images.zarr", "varnet.zarr"):
             write_split(root / "data" / name / split)
+            write_root(root / "data" / name)
     rcan_sizes = {"features": 8, "groups": 1, "blocks": 1, "block": "plain", "reduction": 4, "residual_scaling": 1.0}
     more = {"unshuffle": 2, "residual": True, "checkpointing": "none", "segments": 1}
     rcan = RCAN(RCANParams(**rcan_sizes, **more), len(INPUTS)).eval()

@@ -20,7 +20,8 @@ import pytest
 from filelock import FileLock
 from ruamel.yaml import YAML
 
-from frost.cache.shards import split_faults
+from frost.cache.shards import cache_faults
+from frost.scans.volumes import SPLITS
 from frost.training.state import read_state, write_state
 from tests.paths import ROOT
 
@@ -258,10 +259,11 @@ def flip_a_byte(file):
 def test_a_flipped_byte_is_found_and_that_volume_alone_made_anew(repository):
     folder, outs = repository.folder, ("data/images.zarr", "data/varnet.zarr")
     right = repository.digest(*outs)
-    for file in (path for out in outs for path in (folder / out).rglob("*") if path.is_file()):
-        flip_a_byte(file)
-        assert split_faults(folder / file.relative_to(folder).parents[-4]), file
-        flip_a_byte(file)
+    for cache in map(folder.joinpath, outs):
+        for file in (path for path in cache.rglob("*") if path.is_file()):
+            flip_a_byte(file)
+            assert cache_faults(cache, SPLITS), file
+            flip_a_byte(file)
     assert "every byte is what was written, and 3 slices" in repository.frost("verify", "--recompute", "3")
 
     shard = next(folder.glob("data/varnet.zarr/train/*/c/0/0/0/0"))

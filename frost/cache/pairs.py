@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch.utils.data import Dataset
 
-from frost.cache.shards import VolumeArray, open_split
+from frost.cache.slices import VolumeArray
 from frost.errors import InputError
 
 
@@ -29,6 +29,8 @@ class PairDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, images: Path, varnet: Path, inputs: Sequence[str], need_target: bool = True) -> None:
+        from frost.cache.shards import open_split  # here: a data loader's process, which unpickles this, needs no zarr
+
         self._images, self._varnet = open_split(images), open_split(varnet)
         _check_same(images, varnet, self._images, self._varnet)
         self.channels = tuple(inputs)

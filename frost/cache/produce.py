@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from frost.cache.shards import INDEX, write_split
+from frost.cache.slices import INDEX
 from frost.cache.store import Store, entry_key
 from frost.errors import InputError
 from frost.pipeline.launch import end_if_orphaned
@@ -82,8 +82,8 @@ def produce_all(
 
     Processes, and ranks under torchrun, agree by the locks of keys alone, longest volume first, and none
     waits for another. In the end the first rank makes what others did not live to finish (torchrun ends them all
-    when one dies; ranks that something else started go on), links, and writes
-    each split's index. Returns how many slices were missing, whoever computed them. Raises the first InputError of
+    when one dies; ranks that something else started go on), links, writes each split's index and the group above
+    the splits. Returns how many slices were missing, whoever computed them. Raises the first InputError of
     any process.
     """
     keys = {entry_key(stage, task.facts): task for tasks in splits.values() for task in tasks}
@@ -109,13 +109,19 @@ def produce_all(
                 raise InputError(f"{stage}: {name}: its process died ({deaths}); was there too little memory?")
             missing = left
     if first:
+        from frost.cache.shards import write_root  # here: stage `index` needs the lock of a stage, and no zarr
+
         for folder, tasks in splits.items():
             _fill(store, stage, folder, tasks)
+        for root in {folder.parent for folder in splits}:
+            write_root(root)
     return n_slices
 
 
 def _fill(store: Store, stage: str, folder: Path, tasks: Sequence[Task]) -> None:
     """A split of exactly these volumes, each checked on the way from the store."""
+    from frost.cache.shards import write_split
+
     folder.mkdir(parents=True, exist_ok=True)
     names = {task.name for task in tasks}
     for path in folder.iterdir():

@@ -17,6 +17,7 @@ every byte. Many volumes, made in many processes: `frost.cache.produce`. Where t
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -29,11 +30,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from frost.cache.shards import REPAIR, canonical, parse
+from frost.cache.slices import REPAIR
 from frost.errors import InputError
 from frost.pipeline.launch import end_if_orphaned
 
-SCHEMA = 1  # in every key: raise it when what an entry holds changes its form
+SCHEMA = 1  # in every key: raise it when the manifest changes its form. A stage's own files: its sources are in its key
 MANIFEST = "manifest.json"
 FICLONE = 0x40049409  # Linux ioctl: share the blocks of another file until one of them is written
 # Faults of the machine that the user can do something about.
@@ -41,6 +42,25 @@ FULL_OR_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EA
 
 
 # ---- what an entry depends on
+
+
+def canonical(document: object) -> bytes:
+    """The one spelling of a JSON document: parsed and spelled again it has the same bytes, or is not ours."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def parse(file: Path) -> dict[str, Any]:
+    """A JSON object in its one spelling. Raises InputError where the file is missing or spelled otherwise."""
+    try:
+        spelled = file.read_bytes()
+        document = json.loads(spelled)
+        if isinstance(document, dict) and canonical(document) == spelled:
+            return document
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file") from None
+    except (ValueError, RecursionError):
+        pass
+    raise InputError(f"{file}: damaged: not the JSON that was written")
 
 
 def entry_key(stage: str, facts: Mapping[str, Any]) -> str:

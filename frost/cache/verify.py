@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from frost.cache.folds import frozen_networks
 from frost.cache.frozen import network_images
-from frost.cache.shards import open_split, split_faults
+from frost.cache.shards import cache_faults, open_split
 from frost.cache.store import Store, link_file
 from frost.errors import InputError
 from frost.networks.common.checkpoint import CONFIG, load_network, network_digest
@@ -50,7 +50,7 @@ def find_faults(store: Store) -> list[Fault]:
     """Read every byte of the store, and of the caches and networks in this workspace."""
     found = [Fault(record.stage, record.key, what) for record, what in store.damaged()]
     for stage, out in OUTS.items():
-        found += [Fault(stage, None, what) for split in SPLITS for what in split_faults(out / split)]
+        found += [Fault(stage, None, what) for what in cache_faults(out, SPLITS)]
     for stage, out in NETWORKS.items():
         for config in sorted(out.rglob(CONFIG)):
             try:

@@ -6,11 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from frost.cache.shards import INDEX, canonical, open_split
+from frost.cache.shards import open_split
+from frost.cache.slices import INDEX
+from frost.cache.store import canonical
 from frost.networks.common.checkpoint import CONFIG, network_digest
 from frost.pipeline.params import Params
 
-PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "h5py", "accelerate", "google-crc32c")  # that decide numbers
+PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "h5py", "accelerate", "zarr")  # that decide numbers
 
 
 def provenance(images: Path, varnet: Path, network: Path, params: Params) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from frost.cache.pairs import PairDataset
-from frost.cache.shards import SHARD, write_split, write_volume
+from frost.cache.shards import write_split, write_volume
+from frost.cache.slices import SHARD
 from frost.errors import InputError
 from frost.training.batches import ShapeBatches
 from tests.paths import ROOT
@@ -187,7 +188,7 @@ def test_scans_are_out_of_reach():
         assert "h5py" not in source, name
         seen.add(name)
         left |= set(re.findall(r"^from (frost\.[\w.]+) import", source, re.MULTILINE)) - seen
-    assert seen == {"frost.cache.pairs", "frost.training.batches", "frost.cache.shards", "frost.errors"}
+    assert seen == {"frost.cache.pairs", "frost.training.batches", "frost.cache.slices", "frost.errors"}
 
 
 # ---- batches

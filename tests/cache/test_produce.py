@@ -76,7 +76,7 @@ def test_any_number_of_processes_gives_the_same_bytes(tmp_path):
         assert produce_all(store, "varnet", splits(out), make, processes) == 0
         assert not leftovers(store)
         outs.append(contents(out))
-    assert outs[0] == outs[1] == outs[2] and len(outs[0]) == 2 * 7 + 3
+    assert outs[0] == outs[1] == outs[2] and len(outs[0]) == 2 * 7 + 3 + 1
     for split, names in (("train", 5), ("val", 2), ("test", 0)):
         assert len(open_split(tmp_path / "out3" / split)) == names
 

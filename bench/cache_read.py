@@ -5,7 +5,8 @@
 Side by side in one run, round by round in turn, from a warm page cache: our reader, numpy's memory map and
 h5py (neither checks a byte), and zarr-python on our own files (it checks). Then whole items, two inputs and a
 target, through a DataLoader with 0, 1, 2 and 4 workers; then training steps of stage 2's network fed from tensors in
-memory and from the cache, by as many workers. The last line is JSON.
+memory, from the cache by as many workers, and through zarr-python. What that means for a GPU is arithmetic: one process
+that reads keeps up with a GPU until a step takes no longer than its reading. The last line is JSON.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,8 @@ from ruamel.yaml import YAML
 from torch.utils.data import DataLoader, Dataset
 
 from frost.cache.pairs import PairDataset
-from frost.cache.shards import open_volume, write_split, write_volume
+from frost.cache.shards import open_split, write_split, write_volume
+from frost.cache.slices import VolumeArray
 from frost.networks.common.checkpoint import build
 from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.params import NamedParams
@@ -92,20 +95,33 @@ def write_all(folder: Path, n_volumes: int) -> None:
     write_split(folder / "varnet")
 
 
+class ByZarr(VolumeArray):
+    """The same volume as zarr-python reads it."""
+
+    @cached_property
+    def _array(self) -> Any:
+        return zarr.open_array(self.folder, mode="r")
+
+    def read(self, i: int) -> np.ndarray:
+        """Slice `i`."""
+        return np.asarray(self._array[i])
+
+
 Read = Callable[[int, int], np.ndarray]
 
 
 def time_slices(folder: Path, n_volumes: int, rounds: int) -> dict[str, float]:
     """Median microseconds for one slice of two images, every slice once a round, in a new order."""
-    arrays = [open_volume(folder / "images" / f"v{v}") for v in range(n_volumes)]
+    split = open_split(folder / "images")
+    arrays = [split[f"v{v}"] for v in range(n_volumes)]
     maps = [np.load(folder / f"v{v}.npy", mmap_mode="r") for v in range(n_volumes)]
     files = [h5py.File(folder / f"v{v}.h5", "r") for v in range(n_volumes)]
-    zarrs: list[Any] = [zarr.open_array(folder / "images" / f"v{v}", mode="r") for v in range(n_volumes)]
+    by_zarr = [ByZarr(array.folder, array.shape, array.attributes) for array in arrays]
     readers: dict[str, Read] = {
         "frost": lambda v, i: arrays[v].read(i),
         "numpy memmap": lambda v, i: np.array(maps[v][i, :2]),
         "h5py": lambda v, i: np.asarray(files[v]["images"][i, :2]),
-        "zarr-python": lambda v, i: np.asarray(zarrs[v][i]),
+        "zarr-python": lambda v, i: by_zarr[v].read(i),
     }
     random = np.random.default_rng(1)
     times: dict[str, list[float]] = {name: [] for name in readers}
@@ -145,9 +161,12 @@ class Unchecked(Dataset[dict[str, Any]]):
         return item | {"maximum": 1.0, "index": index, "slice": i, "name": f"v{v}", "patient": f"v{v}"}
 
 
-def pairs_of(folder: Path) -> PairDataset:
-    """The two caches as stage 2 reads them."""
-    return PairDataset(folder / "images", folder / "varnet", ["varnet", "grappa"])
+def pairs_of(folder: Path, reader: type[VolumeArray] = VolumeArray) -> PairDataset:
+    """The two caches as stage 2 reads them, or would by another reader."""
+    pairs = PairDataset(folder / "images", folder / "varnet", ["varnet", "grappa"])
+    for arrays in (pairs._images, pairs._varnet):
+        arrays.update({name: reader(array.folder, array.shape, array.attributes) for name, array in arrays.items()})
+    return pairs
 
 
 def time_loaders(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
@@ -155,6 +174,7 @@ def time_loaders(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
     volumes = range(len(list(folder.glob("v*.npy"))))
     datasets: dict[str, Dataset[dict[str, Any]]] = {
         "frost": pairs_of(folder),
+        "zarr-python": pairs_of(folder, ByZarr),
         "numpy memmap": Unchecked([folder / f"v{v}.npy" for v in volumes]),
         "h5py": Unchecked([folder / f"v{v}.h5" for v in volumes]),
     }
@@ -202,15 +222,22 @@ def time_training(folder: Path, n_steps: int) -> dict[str, Any]:
 
     feeds: dict[str, Iterator[dict[str, Any]]]
     feeds = {f"{n} workers": iter(DataLoader(pairs, batch_sampler=chosen, num_workers=n)) for n in WORKERS}
+    feeds["zarr-python"] = iter(DataLoader(pairs_of(folder, ByZarr), batch_sampler=chosen))
     feeds["memory"] = iter(list(DataLoader(pairs, batch_sampler=chosen)))
     rounds = [[step(feed) for feed in feeds.values()] for _ in chosen][2:]  # after warming up
     medians = dict(zip(feeds, 1e3 * np.median(rounds, axis=0)))
     for name, (whole, reading) in medians.items():
         print(f"training, {name}: {whole:.1f} ms a step, {reading:.1f} of it waiting for data")
-    (cache, reading), (memory, _) = medians["0 workers"], medians["memory"]
+    (cache, reading), (memory, _), (by_zarr, zarr_reading) = (
+        medians[feed] for feed in ("0 workers", "memory", "zarr-python")
+    )
+    for name, one in (("frost", reading), ("zarr-python", zarr_reading)):
+        print(f"one process reading by {name} keeps up with a GPU {memory / one:.0f} times as fast as this processor")
     return {
         "throughput_ratio": cache / memory,
         "reading_share": reading / cache,
+        "reading_share_by_zarr": zarr_reading / by_zarr,
+        "gpu_times_as_fast": {"frost": memory / reading, "zarr-python": memory / zarr_reading},
         "step_ms": {name: whole for name, (whole, _) in medians.items()},
     }
 

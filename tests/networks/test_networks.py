@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from torch import nn
 
@@ -89,12 +91,39 @@ def test_the_answer_is_proportional_to_the_inputs(variant):
 
 
 @every_variant
-def test_an_empty_slice_gives_finite_numbers_and_gradients(variant):
-    network = trained(variant)
-    output = network(torch.zeros_like(images()))
+@pytest.mark.parametrize("empty", [slice(None), slice(1)], ids=["all inputs", "the first"])
+def test_an_empty_slice_gives_an_empty_image_and_finite_gradients(variant, empty):
+    network, inputs = trained(variant), images()
+    inputs[1, empty] = 0
+    output = network(inputs)
     output.sum().backward()
-    assert output.isfinite().all()
+    assert not output[1].any() and output[0].any() and output[2].any()
     assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+def content(kind, seed):
+    """Inputs of noise, constant ones, ones in a single pixel, or the first of them alone."""
+    noise = images(n=1, seed=seed).float()
+    kept = torch.zeros_like(noise)
+    if kind == "constant":
+        return torch.ones_like(noise)
+    kept[{"noise": ..., "pixel": (..., 9, 7), "the first": (slice(None), 0)}[kind]] = 1
+    return noise * kept
+
+
+@every_variant
+@given(
+    kind=st.sampled_from(["noise", "constant", "pixel", "the first"]),
+    seed=st.integers(0, 99),
+    exponent=st.one_of(st.sampled_from([-12.0, 12.0]), st.floats(-12, 12)),
+)
+@settings(max_examples=12, deadline=None)
+def test_no_scale_is_too_small_or_too_large(variant, kind, seed, exponent):
+    network, scale = trained(variant, seed=seed).float().requires_grad_(False), 10**exponent
+    inputs = content(kind, seed)
+    image, scaled = network(inputs), network(scale * inputs)
+    assert image.any() and image.isfinite().all()
+    torch.testing.assert_close(scaled / scale, image, rtol=1e-4, atol=1e-5 * float(image.abs().max()))
 
 
 @pytest.mark.parametrize(

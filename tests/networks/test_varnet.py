@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from frost.mri.coils import rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.mri.grappa import GrappaParams, grappa
-from frost.networks.common.unet import InstanceNorm
+from frost.networks.common.unet import InstanceNorm, NormUnet
 from frost.networks.kspace.grappa_varnet import GrappaVarNet, GrappaVarNetParams
 from frost.networks.kspace.varnet import VarNet, VarNetParams
 from tests.paths import SHARED
@@ -21,6 +23,14 @@ PUBLIC = VarNetParams(
     checkpointing=False,
 )  # fmt: skip
 SMALL = PUBLIC.model_copy(update={"cascades": 2, "channels": 4, "pools": 2, "sens_channels": 2, "sens_pools": 2})
+GRAPPA = GrappaParams(kernel_lines=2, kernel_points=3, regularisation=0.01, calibration="slice")
+NETWORKS = {
+    "public form": lambda: VarNet(SMALL),
+    "ours": lambda: VarNet(SMALL.model_copy(update={"unshuffle": 2, "sens_size": 16})),
+    "from GRAPPA": lambda: GrappaVarNet(GrappaVarNetParams(**SMALL.model_dump(), grappa=GRAPPA)),
+}
+
+every_network = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 
 
 def scan(n_coils=3, height=21, width=30, n_acs=6, seed=0):
@@ -131,22 +141,89 @@ def test_a_cascade_with_a_silent_regulariser_keeps_measured_samples():
     torch.testing.assert_close(fft2c(network.coil_images(kspace, mask, acs)), kspace, atol=1e-5, rtol=1e-4)
 
 
-def test_an_empty_slice_gives_finite_numbers_and_gradients():
+@pytest.mark.parametrize("unshuffle", [1, 2])
+def test_a_constant_part_comes_back_as_it_was(unshuffle):
+    network = NormUnet(4, 2, unshuffle)
+    real = torch.randn(1, 20, 17, generator=torch.Generator().manual_seed(0))
+    image = torch.complex(real, torch.full_like(real, 0.5))
+    output = network(image)
+    assert (output.imag == 0.5).all() and (output.real - real).abs().max() > 0.01
+    assert not network(torch.zeros_like(image)).any()
+
+
+@every_network
+def test_an_empty_slice_gives_an_empty_image_and_finite_gradients(make):
+    network = make()
+    kspace, mask, acs = scan()
+    together = [torch.cat([part, part]) for part in (kspace, mask, acs)]
+    together[0][1] = 0
+    images = network(*together)
+    images.sum().backward()
+    assert not images[1].any() and images[0].all()
+    torch.testing.assert_close(images[:1], network(kspace, mask, acs))
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    with torch.no_grad():
+        assert not network(torch.zeros_like(kspace), mask, acs).any()
+
+
+@every_network
+@pytest.mark.parametrize("frozen", [True, False])
+def test_coils_of_zeros_change_nothing_and_stay_empty(make, frozen):
+    network = make().requires_grad_(not frozen)
+    kspace, mask, acs = scan()
+    padded = torch.cat([kspace[:, :1], torch.zeros_like(kspace[:, :2]), kspace[:, 1:]], dim=1)
+    coil_images = network.coil_images(padded, mask, acs)
+    assert not coil_images[:, 1:3].any() and not network.sens_net(padded, acs)[:, 1:3].any()
+    torch.testing.assert_close(coil_images[:, [0, 3, 4]], network.coil_images(kspace, mask, acs), rtol=1e-4, atol=1e-5)
+    if not frozen:
+        network(padded, mask, acs).sum().backward()
+        assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
+
+def test_where_the_centre_holds_nothing_the_image_is_zero_filled():
     network = VarNet(SMALL)
     kspace, mask, acs = scan()
-    image = network(torch.zeros_like(kspace), mask, acs)
+    kspace = kspace * ~acs[:, None, None]  # nothing that tells sensitivities
+    image = network(kspace, mask, acs)
+    torch.testing.assert_close(image, rss(ifft2c(kspace)))
     image.sum().backward()
-    assert image.isfinite().all()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
+def content(kind, seed):
+    """k-space (1, 3, 21, 30) of noise, of a constant image or of one in a single pixel, the last two in two coils."""
+    kspace, *_ = scan(seed=seed)
+    if kind == "noise":
+        return kspace
+    one = torch.zeros_like(kspace)
+    one[:, :2, 10, 15] = kspace[:, :2, 10, 15]
+    return one if kind == "constant" else fft2c(one)
+
+
+@every_network
+@given(
+    kind=st.sampled_from(["noise", "constant", "pixel"]),
+    seed=st.integers(0, 99),
+    exponent=st.one_of(st.sampled_from([-12.0, 12.0]), st.floats(-12, 12)),
+)
+@settings(max_examples=12, deadline=None)
+def test_no_scale_is_too_small_or_too_large(make, kind, seed, exponent):
+    torch.manual_seed(seed)
+    network, scale = make(), 10**exponent
+    _, mask, acs = scan()
+    kspace = content(kind, seed) * mask[:, None, None]
+    with torch.no_grad():
+        image, scaled = network(kspace, mask, acs), network(scale * kspace, mask, acs)
+    assert image.any() and image.isfinite().all()
+    torch.testing.assert_close(scaled / scale, image, rtol=1e-4, atol=1e-5 * float(image.max()))
+
+
 def test_started_from_grappa_and_left_there_it_is_grappa():
-    params = GrappaParams(kernel_lines=2, kernel_points=3, regularisation=0.01, calibration="slice")
-    network = GrappaVarNet(GrappaVarNetParams(**SMALL.model_dump(), grappa=params))
+    network = NETWORKS["from GRAPPA"]()
     for cascade in network.cascades:
         cascade.model.forward = torch.zeros_like  # the regulariser says nothing
         torch.nn.init.zeros_(cascade.dc_weight)  # and nothing is put back
     kspace, mask, acs = scan()
-    filled = grappa(kspace, mask[0], slice(12, 18), params)
+    filled = grappa(kspace, mask[0], slice(12, 18), GRAPPA)
     assert (filled != kspace).any()
     torch.testing.assert_close(network(kspace, mask, acs), rss(ifft2c(filled)))

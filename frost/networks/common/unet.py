@@ -102,9 +102,10 @@ class Unet(nn.Module):
 class NormUnet(nn.Module):
     """A U-Net for one complex image of any scale: real and imaginary part are its two channels.
 
-    Each part is brought to mean 0 and standard deviation 1, padded to a multiple of 16, and brought back after. With
-    `unshuffle` n the U-Net works on n x n pixels as channels, at 1/n of the size: n * n times less work a feature map.
-    Under autocast only the U-Net runs in low precision.
+    Each part is brought to mean 0 and standard deviation 1, padded to a multiple of 16, and brought back after. So a
+    constant part, with deviation 0, comes back as it was: an empty coil stays empty. With `unshuffle` n the U-Net works
+    on n x n pixels as channels, at 1/n of the size: n * n times less work a feature map. Under autocast only the U-Net
+    runs in low precision.
     """
 
     def __init__(self, channels: int, pools: int, unshuffle: int = 1) -> None:
@@ -118,13 +119,12 @@ class NormUnet(nn.Module):
         # The two channels beside each other: that is how complex numbers lie in memory.
         parts = torch.view_as_real(image).permute(0, 3, 1, 2)
         mean = parts.mean(dim=(-2, -1), keepdim=True)
-        # 1 for a constant image, whose standard deviation is 0: nothing to scale, and no division by it.
         std = parts.std(dim=(-2, -1), keepdim=True)
-        std = torch.where(std > 0, std, 1.0)
+        normal = (parts - mean) / torch.where(std > 0, std, 1.0)  # zeros, and not 0 / 0, for a constant part
         height, width = parts.shape[-2:]
         extra = (-height % self.multiple, -width % self.multiple)
         top, left = extra[0] // 2, extra[1] // 2
-        padded = functional.pad((parts - mean) / std, (left, extra[1] - left, top, extra[0] - top))
+        padded = functional.pad(normal, (left, extra[1] - left, top, extra[0] - top))
         if self.unshuffle == 1:
             padded = self.unet(padded).to(std.dtype)
         else:

@@ -17,19 +17,22 @@ def improved(
 ) -> Float[Tensor, "batch y x"]:
     """What `layers` make of the inputs, in the scale and size of these; added to the first of them where `residual`.
 
+    Zeros where the first is zeros, whatever the others hold: nothing was measured of that slice.
+
     layers:    features (batch, channel * unshuffle**2, h, w) to (batch, unshuffle**2, h, w), of values about 1
     unshuffle: n x n pixels become channels, n * n times less work
     halvings:  how often `layers` halve the size of what they get
     """
     height, width = inputs.shape[-2:]
     scale = input_scale(inputs)
-    images = inputs / scale
+    images = inputs / torch.where(scale > 0, scale, 1.0)
     padded = pad_to_multiple(images, unshuffle * 2**halvings)
     features = layers(functional.pixel_unshuffle(padded, unshuffle))
     output = functional.pixel_shuffle(features.to(images.dtype), unshuffle)[..., :height, :width]
     if residual:
         output = output + images[:, :1]
-    return (output * scale)[:, 0]
+    measured = inputs[:, :1].any(dim=(-2, -1), keepdim=True)
+    return (output * scale * measured)[:, 0]
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
@@ -40,14 +43,13 @@ def zero(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def input_scale(inputs: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch 1 1 1"]:
-    """Root mean square of all inputs of a slice together; 1 for an empty slice.
+    """Root mean square of all inputs of a slice together; 0 for an empty slice.
 
     From the inputs alone, because the target is not known for a new scan. One number a slice keeps the inputs
     comparable with each other, makes the network's answer exactly proportional to its input, and is the same in a
     batch of any size.
     """
-    scale = inputs.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-    return torch.where(scale > 0, scale, 1.0)
+    return inputs.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
 
 
 def pad_to_multiple(images: Float[Tensor, "batch channel y x"], multiple: int) -> Float[Tensor, "batch channel h w"]:

@@ -85,7 +85,7 @@ def grappa(
         else:
             fitted = [products] * len(slices)
         for columns, product in zip(slices, fitted):
-            if product.any():
+            if product.any() and columns.any():  # an empty slice has no power that a ridge could be relative to
                 equations = NormalEquations(product, lines)
                 columns[missing] = _filled(columns, mask, missing, lines, equations, params)
     return torch.stack([columns.flatten(1).T for columns in slices]).view(kspace.shape)
@@ -139,7 +139,8 @@ class NormalEquations:
     """The least-squares problem of every distinct set of lines; `index` says which a missing column has.
 
     normal: A' A, of which only the upper triangle means anything. right: A' t. energy: t' t. used: which sources there
-    are. power: the mean of the diagonal of A' A, which ridges are relative to.
+    are. power: the mean of the diagonal of A' A, which ridges are relative to, over the sources that hold anything: the
+    coils of zeros that fill up a number of coils move no ridge.
     """
 
     def __init__(
@@ -153,7 +154,8 @@ class NormalEquations:
             torch.add(sums[i, :-1], products[:, i].transpose(0, 1), out=sums[i + 1, 1:])
         parts = [_assembled(sums, some) for some in lines[first].split(AT_ONCE)]
         self.normal, self.right, self.energy, self.used = (torch.cat(part) for part in zip(*parts))
-        self.power = self.normal.diagonal(dim1=1, dim2=2).real.sum(1) / self.used.sum(1)
+        powers = self.normal.diagonal(dim1=1, dim2=2).real
+        self.power = powers.sum(1) / (powers > 0).sum(1).clamp(min=1)
 
     def solve(
         self, geometry: Int[Tensor, " system"], ridge: Float[Tensor, " system"]

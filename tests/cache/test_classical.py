@@ -1,5 +1,7 @@
 """The images that need no network: channels, sizes, where GRAPPA's comes from, and SENSE beside it."""
 
+import shutil
+
 import h5py
 import numpy as np
 import pytest
@@ -85,6 +87,18 @@ def test_slices_may_share_their_calibration(scan):
     for i in range(2):
         np.testing.assert_allclose(streamed[i], whole[i], rtol=1e-5)
         assert not np.allclose(streamed[i], alone[i], rtol=1e-5)
+
+
+@pytest.mark.parametrize("calibration", ["slice", "volume"])
+def test_an_empty_slice_has_empty_images(tmp_path, scan, calibration):
+    folder, volume = scan
+    shutil.copy(folder / "a.h5", tmp_path)
+    with h5py.File(tmp_path / "a.h5", "r+") as h5:
+        h5["kspace"][0] = 0
+    computed = volume.model_copy(update={"image_file": None, "has_grappa": False, "target": "computed"})
+    with VolumeReader(tmp_path, computed) as reader:
+        empty, other = classical_images(reader, params(calibration=calibration))
+    assert not empty.any() and other.all()
 
 
 def test_the_file_s_own_grappa_image(scan):

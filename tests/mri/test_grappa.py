@@ -98,7 +98,7 @@ def test_measured_samples_stay_and_the_scale_passes_through(kind, kernel_lines):
     filled = grappa(kspace * mask, mask, acs, params)
     assert torch.equal(filled[..., mask], kspace[..., mask])
     assert torch.equal(grappa(kspace, mask, acs, params), filled)  # what was not measured is not looked at
-    for a in (1e-6, 3.7, 1e6, 2 - 1j):
+    for a in (1e-12, 1e-6, 3.7, 1e6, 1e12, 2 - 1j):
         scaled = grappa(a * kspace * mask, mask, acs, params)
         torch.testing.assert_close(scaled / a, filled, rtol=1e-3, atol=1e-5 * float(filled.abs().max()))
 
@@ -108,6 +108,45 @@ def test_rows_without_signal_and_no_regularisation():
     kspace[:, :16] = 0
     filled = grappa(kspace, mask, acs, PARAMS.model_copy(update={"regularisation": 0.0}))
     assert filled.isfinite().all() and not filled[:, :8].any()
+
+
+@pytest.mark.parametrize("regularisation", [0.0, 0.03, 1.0])
+@pytest.mark.parametrize("kind", ["equispaced", "random"])
+def test_coils_of_zeros_change_nothing_and_stay_empty(kind, regularisation):
+    kspace, (mask, acs) = phantom(0.003), sample(kind, 4)
+    params = PARAMS.model_copy(update={"regularisation": regularisation})
+    padded = torch.cat([kspace[:2], torch.zeros_like(kspace[:3]), kspace[2:]])
+    filled = grappa(padded, mask, acs, params)
+    alone = grappa(kspace, mask, acs, params)
+    assert not filled[2:5].any()
+    torch.testing.assert_close(filled[[0, 1, *range(5, 9)]], alone, rtol=1e-3, atol=1e-5 * float(alone.abs().max()))
+
+
+def test_an_empty_slice_of_a_volume_stays_empty_and_moves_no_other():
+    together = PARAMS.model_copy(update={"calibration": "volume"})
+    kspace, (mask, acs) = phantom(0.003) * sample("equispaced", 4)[0], sample("equispaced", 4)
+    filled = grappa(torch.stack([torch.zeros_like(kspace), kspace]), mask, acs, together)
+    assert not filled[0].any() and torch.equal(filled[1], grappa(kspace, mask, acs, PARAMS))
+    assert not grappa(torch.zeros_like(kspace), mask, acs, PARAMS).any()
+
+
+def test_where_the_centre_holds_nothing_what_was_measured_stays():
+    kspace, (mask, acs) = phantom(0.003), sample("equispaced", 4)
+    kspace[..., acs] = 0
+    assert torch.equal(grappa(kspace, mask, acs, PARAMS), kspace * mask)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_a_constant_image_and_one_in_a_single_pixel(scale):
+    mask, acs = sample("equispaced", 4)
+    sensitivities = torch.tensor([1.0, 0.5j, -0.2])[:, None, None]
+    one = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.complex64)
+    one[:, HEIGHT // 2, WIDTH // 2] = scale
+    constant, pixel = sensitivities * one, sensitivities * fft2c(one)
+    assert torch.equal(grappa(constant, mask, acs, PARAMS), constant)
+    inside = (..., slice(2, -2), slice(int(mask.nonzero()[0]), int(mask.nonzero()[-1]) + 1))
+    filled = grappa(pixel, mask, acs, PARAMS)  # a plane wave: each sample follows from others, but for the ridge
+    torch.testing.assert_close(filled[inside], pixel[inside], rtol=1e-2, atol=0)
 
 
 def test_slices_share_nothing_but_code():

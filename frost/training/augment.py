@@ -34,7 +34,8 @@ def augment(batch: dict[str, Any], epoch: int, *, params: AugmentParams, seed: i
     draws = [np.random.default_rng((seed, epoch, int(index))) for index in batch["index"]]
     moved = torch.stack([move(frame, params, draw) for frame, draw in zip(frames, draws)])
     partner = moved.roll(1, dims=0)
-    gain = batch["maximum"] / batch["maximum"].roll(1)
+    given = batch["maximum"].roll(1)
+    gain = batch["maximum"] / torch.where(given == 0, torch.inf, given)  # a box of a volume of zeros is zeros
     for i, draw in enumerate(draws):
         if draw.random() < params.cutmix and len(draws) > 1:
             box = random_box(frames.shape[-2], frames.shape[-1], draw)

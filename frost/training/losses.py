@@ -29,17 +29,22 @@ class LossParams(Params):
         return self
 
 
+def relative(image: Float[Tensor, "batch y x"], maximum: Float[Tensor, " batch"]) -> Float[Tensor, "batch y x"]:
+    """The image over its volume's maximum. Zeros where that is 0: a volume without signal teaches nothing."""
+    return image / torch.where(maximum == 0, torch.inf, maximum)[:, None, None]
+
+
 def ssim_map(
     output: Float[Tensor, "batch y x"], target: Float[Tensor, "batch y x"], maximum: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch h w"]:
     """SSIM of every 7x7 window inside the frame (Wang 2004, doi:10.1109/TIP.2003.819861): 6 rows and columns fewer.
 
     Uniform window, sample covariance, and `maximum`, the largest value of the target volume, as data range.
-    The same numbers as scikit-image's `structural_similarity`, with a gradient.
+    The same numbers as scikit-image's `structural_similarity`, with a gradient. 1 where the maximum is 0.
     """
     n = WINDOW**2
     # Divided by the range first: at 1e-4 the squares of float32 lose what the variance is made of.
-    x, y = (image[:, None] / maximum[:, None, None, None] for image in (output, target))
+    x, y = (relative(image, maximum)[:, None] for image in (output, target))
     mean_x, mean_y, mean_xx, mean_yy, mean_xy = (
         functional.avg_pool2d(image, WINDOW, stride=1) for image in (x, y, x * x, y * y, x * y)
     )
@@ -93,7 +98,7 @@ def reconstruction_loss(
     if params.ssim:
         loss = loss + params.ssim * (1 - ssim(output, target, maximum, params))
     if params.l1:
-        error = (output - target).abs() / maximum[:, None, None]
+        error = relative((output - target).abs(), maximum)
         inside = torch.ones_like(error) if params.region == "frame" else foreground(target, params.threshold).to(error)
         loss = loss + params.l1 * (error * inside).sum(dim=(-2, -1)) / inside.sum(dim=(-2, -1)).clamp_min(1)
     return loss

@@ -70,7 +70,7 @@ class ScanDataset(Dataset[dict[str, Any]]):
                 redrawn = VolumeReader(self.source, volume.model_copy(update={"mask": record}))
                 mask, acs = redrawn.mask(), redrawn.centre_lines()
             if any((self.params.flip_x, self.params.flip_y, self.params.shift, self.params.rotate)):
-                if not mask.all() and not kspace[..., ~mask].any():
+                if kspace.any() and not mask.all() and not kspace[..., ~mask].any():
                     raise InputError(
                         f"{self.source / volume.file}: holds measured columns alone, so that a moved scan has no "
                         "target; train_varnet.scans: flip_x, flip_y, shift and rotate must be 0"

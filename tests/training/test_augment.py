@@ -92,6 +92,20 @@ def test_cutmix_keeps_the_range_of_the_slice_that_receives():
     assert n_boxes > 60
 
 
+def test_a_box_of_a_volume_of_zeros_is_zeros_and_one_for_it_too():
+    before = batch()
+    before["inputs"][1], before["target"][1], before["maximum"][1] = 0, 0, 0
+    n_boxes = 0
+    for epoch in range(10):
+        after = augment(copy(before), epoch, params=params(cutmix=1.0), seed=0)
+        assert not after["target"][1].any() and not after["inputs"][1].any()
+        assert after["inputs"].isfinite().all() and after["target"].isfinite().all()
+        changed = after["target"][2] != before["target"][2]
+        assert not after["target"][2][changed].any()
+        n_boxes += bool(changed.any())
+    assert n_boxes > 5
+
+
 def test_a_slice_alone_has_no_partner():
     before = batch(1)
     after = augment(copy(before), 0, params=params(cutmix=1.0), seed=0)

@@ -298,6 +298,25 @@ def test_an_infinite_loss_with_a_finite_gradient_is_skipped_too(tmp_path):
     assert [row["skipped"] for row in history] == [1, 1] and all(np.isfinite(row["loss"]) for row in history)
 
 
+class Empty(Slices):
+    """The first slice is of a volume of zeros."""
+
+    def __getitem__(self, i):
+        item = super().__getitem__(i)
+        return item | {"inputs": 0 * item["inputs"], "target": 0 * item["target"], "maximum": 0.0} if i == 0 else item
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_volume_of_zeros_is_trained_with_and_spoils_no_update(tmp_path, batch_size):
+    loss, cutmix = LossParams(ssim=1.0, l1=1.0, region="frame", threshold=5e-5), FLIPS.model_copy(update={"cutmix": 1})
+    params = FIT.model_copy(update={"batch_size": batch_size, "epochs": 2, "loss": loss})
+    network = Tiny()
+    history = fit(network, Empty(0), Empty(1), params, tmp_path / "state", partial(augment, params=cutmix, seed=0))
+    assert [row["skipped"] for row in history] == [0, 0]
+    assert all(np.isfinite([row["loss"], row["val_ssim"]]).all() for row in history)
+    assert weights(network).isfinite().all()
+
+
 def test_the_loss_of_an_epoch_is_that_of_the_slices_that_have_one(tmp_path):
     losses = [
         train(tmp_path / f"{which}", train=Broken(Slices(0), which), batch_size=1, epochs=1, learning_rate=1e-9)[1]

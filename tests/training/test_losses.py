@@ -54,6 +54,28 @@ def test_the_right_answer_costs_nothing_and_a_wrong_one_does(pair, params):
     assert (reconstruction_loss(output, target, maximum, params) > 0.01).all()
 
 
+@pytest.mark.parametrize("params", [FRAME, INSIDE, FRAME.model_copy(update={"ssim": 0.0, "l1": 1.0})])
+def test_a_volume_of_zeros_teaches_nothing_and_others_as_much_as_without_it(pair, params):
+    output, target, maximum = tensors(pair)
+    expected = reconstruction_loss(output, target, maximum, params)
+    target[1], maximum[1] = 0, 0
+    output.requires_grad_()
+    losses = reconstruction_loss(output, target, maximum, params)
+    losses.sum().backward()
+    assert losses[1] == 0 and losses[0] == expected[0] > 0
+    assert not output.grad[1].any() and output.grad[0].any() and output.grad.isfinite().all()
+    assert ssim(output, target, maximum, params)[1] == 1
+
+
+def test_a_slice_of_zeros_in_a_volume_costs_what_is_put_there(pair):
+    output, target, maximum = tensors(pair)
+    zeros = torch.zeros_like(target).requires_grad_()
+    assert not reconstruction_loss(zeros, torch.zeros_like(target), maximum, FRAME).any()
+    loss = reconstruction_loss(output.requires_grad_(), torch.zeros_like(target), maximum, FRAME)
+    loss.sum().backward()
+    assert (loss > 0.1).all() and output.grad.any() and output.grad.isfinite().all()
+
+
 def test_a_slice_without_foreground_teaches_nothing():
     output = torch.rand(1, 40, 40, requires_grad=True)
     loss = reconstruction_loss(output * 1e-6, torch.zeros(1, 40, 40), torch.ones(1), INSIDE)

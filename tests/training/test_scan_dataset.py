@@ -1,5 +1,6 @@
 """Stage 1's training data: masked slices, their targets, and the random changes of both."""
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -75,6 +76,19 @@ def test_a_scan_of_measured_columns_alone_cannot_be_moved(tmp_path, write_fastmr
     masked = index_of(source, "test")[0].model_copy(update={"target": "computed"})
     with pytest.raises(InputError, match="holds measured columns alone, so that a moved scan has no target"):
         ScanDataset(source, [masked], params(flip_x=1.0), seed=0)[0]
+
+
+def test_a_volume_with_an_empty_slice_and_one_of_zeros(tmp_path, write_fastmri_tree):
+    source = write_fastmri_tree(tmp_path, (2, 2, 2), target=False)
+    for name, empty in (("file1000", 1), ("file1001", slice(None))):
+        with h5py.File(source / "multicoil_train" / f"{name}.h5", "r+") as h5:
+            h5["kspace"][empty] = 0
+    dataset = ScanDataset(source, index_of(source), params(flip_x=1.0, flip_y=1.0), seed=0)
+    maxima = [dataset[i]["maximum"] for i in range(4)]
+    assert maxima[0] == maxima[1] > 0 == maxima[2] == maxima[3]
+    for i in range(1, 4):
+        assert not dataset[i]["target"].any() and not dataset[i]["inputs"][0].any()
+    assert dataset[0]["target"].max() == pytest.approx(maxima[0], rel=1e-5)
 
 
 def test_a_moved_scan_has_the_target_of_the_moved_scan(fastmri_source, volumes):

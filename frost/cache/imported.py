@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+import h5py
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -75,14 +76,24 @@ def imported_images(file: Path, reader: VolumeReader) -> Iterator[Float[np.ndarr
         images = dataset(h5, "reconstruction", "image")
         if images.shape != shape:
             raise InputError(f"{file}: `reconstruction`: has shape {images.shape}; {shape} is that of {volume.key}")
-        check_scale(file, read_slice(images, volume.n_slices // 2, np.float32), reader)
+        check_scale(file, images, reader)
         for i in range(volume.n_slices):
             yield read_slice(images, i, np.float32)[None]
 
 
-def check_scale(file: Path, image: Float[np.ndarray, "y x"], reader: VolumeReader) -> None:
-    """Compare the middle slice with the scan itself: an image in another scale would be taken for a bad one."""
-    zero_filled = reader.crop(rss(ifft2c(reader.kspace(reader.volume.n_slices // 2) * reader.mask())))
-    ratio = float(np.linalg.norm(image) / max(float(torch.linalg.vector_norm(zero_filled)), 1e-30))
-    if not 1 / SAME_SCALE < ratio < SAME_SCALE and float(zero_filled.max()) > 0:
-        raise InputError(f"{file}: `reconstruction`: {ratio:.3g} times the scale of the scan; the scan's own is needed")
+def check_scale(file: Path, images: h5py.Dataset, reader: VolumeReader) -> None:
+    """Compare a slice with the scan itself: an image in another scale would be taken for a bad one.
+
+    The middle slice, or the nearest to it where something was measured.
+    """
+    n = reader.volume.n_slices
+    for i in sorted(range(n), key=lambda i: abs(i - n // 2)):
+        zero_filled = reader.crop(rss(ifft2c(reader.kspace(i) * reader.mask())))
+        if zero_filled.any():
+            image = read_slice(images, i, np.float32)
+            ratio = float(np.linalg.norm(image) / torch.linalg.vector_norm(zero_filled))
+            if not 1 / SAME_SCALE < ratio < SAME_SCALE:
+                raise InputError(
+                    f"{file}: `reconstruction`: {ratio:.3g} times the scale of the scan; the scan's own is needed"
+                )
+            return

@@ -299,6 +299,19 @@ def test_results_that_cannot_be_this_volume_s(tmp_path, fastmri_source, spoil, s
     assert "a.h5: " in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_the_scale_is_compared_where_something_was_measured(tmp_path, write_fastmri_tree):
+    source = write_fastmri_tree(tmp_path / "source", (2, 2, 2), shape=(3, 4, 48, 44), target=False)
+    volume = volumes_at(source)["val"][0]
+    write_results(tmp_path, source, {"val": [volume]}, lambda volume: "a.h5")
+    write_results(tmp_path, source, {"val": [volume]}, lambda volume: "b.h5", lambda images: images * 1e4)
+    with h5py.File(source / volume.file, "r+") as h5:
+        h5["kspace"][1] = 0
+    with VolumeReader(source, volume) as reader:
+        assert len(list(imported_images(tmp_path / "a.h5", reader))) == 3
+        with pytest.raises(InputError, match=r"b\.h5: .* times the scale of the scan"):
+            list(imported_images(tmp_path / "b.h5", reader))
+
+
 def test_results_that_another_program_is_still_writing(tmp_path, fastmri_source):
     index = {"val": volumes_at(fastmri_source)["val"][:1]}
     write_results(tmp_path, fastmri_source, index, lambda volume: "a.h5")

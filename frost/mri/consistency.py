@@ -41,15 +41,15 @@ def scale_coil_images(
     top, left = max(height - h, 0) // 2, max(width - w, 0) // 2
     inside = center_crop(magnitude, (min(height, h), min(width, w))).clamp_min(0)
     new[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
-    return coil_images * (new / old.clamp_min(torch.finfo(torch.float32).tiny))
+    return coil_images * torch.where(old > 0, new / old, 0)
 
 
 def residual(
     coil_images: Complex[Tensor, "coil y x"], measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, " x"]
 ) -> float:
-    """||M(F c) - y|| / ||y||."""
-    difference = fft2c(coil_images) * mask - measured
-    return float(torch.linalg.vector_norm(difference) / torch.linalg.vector_norm(measured))
+    """||M(F c) - y|| / ||y||; 0, and not 0 / 0, for empty images of an empty slice."""
+    difference = torch.linalg.vector_norm(fft2c(coil_images) * mask - measured)
+    return float(difference / torch.linalg.vector_norm(measured)) if difference != 0 else 0.0
 
 
 def project(

@@ -52,13 +52,14 @@ def trust(models: Models, reader: VolumeReader, threshold: float) -> Trust:
         measured = reader.kspace(i) * mask
         varnet = varnet_coil_images(models.varnet, models.device, measured, mask, reader.centre_lines())
         scaled = scale_coil_images(varnet, torch.from_numpy(rcan))
-        residuals.append(
-            (residual(varnet, measured, mask), residual(scaled, measured, mask), noise_share(measured, mask))
-        )
+        if measured.any():  # else there is nothing that a residual could be a share of
+            residuals.append(
+                (residual(varnet, measured, mask), residual(scaled, measured, mask), noise_share(measured, mask))
+            )
         projected.append(reader.crop(rss(project(scaled, measured, mask))).numpy())
     images |= {"consistent": np.stack(projected), "disagreement": disagreement_map(images["varnet"], images["grappa"])}
     names = ("residual_varnet", "residual_rcan", "residual_noise")
-    row = {"volume": reader.volume.name, **dict(zip(names, np.mean(residuals, axis=0).tolist()))}
+    row = {"volume": reader.volume.name, **dict(zip(names, np.mean(residuals or [(0.0, 0.0, 0.0)], axis=0).tolist()))}
     if "target" in images and not no_signal(images["target"]):
         head = foreground_mask(images["target"], threshold)
         row |= _against_target(images, head)
@@ -69,7 +70,7 @@ def noise_share(measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, " x"])
     """What the residual of the true image would be: noise over signal and noise, from the ends of the readout.
 
     There is next to no signal, and the median is not moved by what there is: of complex Gaussian noise it is ln 2
-    times the mean power. 0 for k-space that someone filtered.
+    times the mean power. 0 for k-space that someone filtered, and for an empty slice.
     """
     rows = max(measured.shape[-2] // 16, 1)
     lines = measured[..., mask]
@@ -77,7 +78,7 @@ def noise_share(measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, " x"])
         -1
     ).values / math.log(2)
     total = lines[0].numel() * power.sum()
-    return float((total / lines.abs().square().sum()).sqrt())
+    return float((total / lines.abs().square().sum()).sqrt()) if total != 0 else 0.0
 
 
 def _against_target(images: dict[str, np.ndarray], head: Bool[np.ndarray, "slice y x"]) -> dict[str, float]:

@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from typer.testing import CliRunner
 
 from frost.cli import app
 from frost.mri.coils import expand, rss
-from frost.mri.consistency import project, residual, scale_coil_images
+from frost.mri.consistency import project, residual, scale_coil_images, varnet_coil_images
 from frost.mri.fourier import fft2c, ifft2c
 from frost.reconstruction.live import load_models, reconstruct_volume
 from frost.reconstruction.trust import noise_share, trust
@@ -44,7 +46,8 @@ def test_a_magnitude_wider_than_the_frame_loses_its_margin_and_an_empty_pixel_st
     scaled = scale_coil_images(coil_images, torch.ones(60, 60))
     there = rss(coil_images) > 1e-6
     torch.testing.assert_close(rss(scaled)[there], torch.ones_like(rss(scaled)[there]), rtol=1e-4, atol=1e-5)
-    assert not scale_coil_images(torch.zeros_like(coil_images), torch.ones(60, 60)).any()
+    for scale in (1e-12, 1.0, 1e12):
+        assert not scale_coil_images(torch.zeros_like(coil_images), scale * torch.ones(60, 60)).any()
 
 
 def test_a_projection_restores_what_was_measured_and_leaves_the_rest(coil_images, kspace, mask):
@@ -53,6 +56,12 @@ def test_a_projection_restores_what_was_measured_and_leaves_the_rest(coil_images
     assert residual(fixed, measured, mask) < 1e-6
     torch.testing.assert_close(fft2c(fixed)[..., ~mask], fft2c(wrong)[..., ~mask], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(project(fixed, measured, mask), fixed, rtol=1e-4, atol=1e-5)
+
+
+def test_an_empty_slice_has_no_residual_unless_something_is_put_into_it(coil_images, mask):
+    empty = torch.zeros_like(coil_images)
+    assert residual(empty, empty, mask) == 0 == noise_share(empty, mask)
+    assert residual(coil_images, empty, mask) == math.inf
 
 
 def test_noise_share_is_the_residual_of_the_truth():
@@ -77,6 +86,38 @@ def test_a_volume_live(workspace):
     assert np.abs(projected - live["rcan"]).max() > 1e-3 * live["target"].max()
     assert 0 < found.row["residual_noise"] < found.row["residual_varnet"] < found.row["residual_rcan"] < 2
     assert all(math.isfinite(found.row[key]) for key in ("ssim_head", "ssim_head_consistent", "spearman"))
+
+
+def emptied(source, file, slices):
+    """A copy of a scan that is empty in some of its slices, without its targets."""
+    shutil.copy(source, file)
+    with h5py.File(file, "r+") as h5:
+        h5["kspace"][slices] = 0
+        for name in ("reconstruction_rss", "reconstruction_rss_clean"):
+            del h5[name]
+
+
+def test_an_empty_slice_counts_in_no_mean_and_all_its_images_are_empty(workspace, tmp_path):
+    models = load_models(workspace.root / "models", torch.device("cpu"))
+    source = workspace.root / "data" / "source" / "test" / "file1004.h5"
+    emptied(source, tmp_path / "one.h5", 1)
+    emptied(source, tmp_path / "whole.h5", slice(None))
+    root, volumes = volumes_of(tmp_path, workspace.masks)
+    found = {}
+    for volume in volumes:
+        with VolumeReader(root, volume.model_copy(update={"target": "none"})) as reader:
+            found[volume.name] = trust(models, reader, 2e-5)
+    for name, image in found["one"].images.items():
+        assert image[0].any() and not image[1].any() and not found["whole"].images[name].any()
+    names = ("residual_varnet", "residual_rcan", "residual_noise")
+    assert [found["whole"].row[name] for name in names] == [0, 0, 0]
+    with VolumeReader(root, volumes[0]) as reader:
+        mask, centre = reader.mask(), reader.centre_lines()
+        measured = reader.kspace(0) * mask
+    coil_images = varnet_coil_images(models.varnet, models.device, measured, mask, centre)
+    assert residual(coil_images, measured, mask) > 0.1
+    assert found["one"].row["residual_varnet"] == pytest.approx(residual(coil_images, measured, mask), rel=1e-5)
+    assert found["one"].row["residual_noise"] == noise_share(measured, mask) > 0
 
 
 def test_the_command(workspace):

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from frost.errors import InputError
+from frost.mri.scale import power_of_two
 from frost.pipeline.params import Params
 
 MISFIT = 3.0  # 1 to 10 score alike at 8-fold and random sampling; where lines fit well it changes nothing
@@ -257,6 +258,7 @@ def _relative_ridge(
 ) -> Float[Tensor, "missing band"]:
     """The ridge of the equation at the top of this file, by missing column and band of rows."""
     samples = columns[mask]
+    samples = samples / power_of_two(samples[None])  # only ratios of powers count
     measured = (samples.real.square() + samples.imag.square()).sum(1).double()  # measured y
     measured = torch.stack([band.mean(1) for band in torch.split(measured, band_rows, 1)], 1)
     noise = measured[measured > 0].quantile(FAINTEST)

@@ -204,7 +204,7 @@ def content(kind, seed):
 @given(
     kind=st.sampled_from(["noise", "constant", "pixel"]),
     seed=st.integers(0, 99),
-    exponent=st.one_of(st.sampled_from([-12.0, 12.0]), st.floats(-12, 12)),
+    exponent=st.one_of(st.sampled_from([-30.0, -12.0, 12.0, 30.0]), st.floats(-30, 30)),
 )
 @settings(max_examples=12, deadline=None)
 def test_no_scale_is_too_small_or_too_large(make, kind, seed, exponent):

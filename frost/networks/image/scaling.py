@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from frost.mri.scale import power_of_two
+
 
 def improved(
     inputs: Float[Tensor, "batch channel y x"],
@@ -32,7 +34,7 @@ def improved(
     if residual:
         output = output + images[:, :1]
     measured = inputs[:, :1].any(dim=(-2, -1), keepdim=True)
-    return (output * scale * measured)[:, 0]
+    return torch.where(measured, output * scale, 0)[:, 0]
 
 
 def zero(layer: nn.Conv2d) -> nn.Conv2d:
@@ -49,7 +51,8 @@ def input_scale(inputs: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "ba
     comparable with each other, makes the network's answer exactly proportional to its input, and is the same in a
     batch of any size.
     """
-    return inputs.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    unit = power_of_two(inputs)[:, None, None, None]
+    return (inputs / unit).square().mean(dim=(1, 2, 3), keepdim=True).sqrt() * unit
 
 
 def pad_to_multiple(images: Float[Tensor, "batch channel y x"], multiple: int) -> Float[Tensor, "batch channel h w"]:

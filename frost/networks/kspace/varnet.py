@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from frost.mri.coils import center_crop, centre_maps, combine, expand, rss
 from frost.mri.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
+from frost.mri.scale import power_of_two
 from frost.networks.common.unet import NormUnet
 from frost.pipeline.params import Params
 
@@ -60,7 +61,8 @@ class VarNet(nn.Module):
         acs: Bool[Tensor, "batch x"],
     ) -> Float[Tensor, "batch y x"]:
         """The magnitude image, uncropped, in the scale of the k-space."""
-        return rss(self.coil_images(masked_kspace, mask, acs))
+        unit = power_of_two(masked_kspace)[:, None, None, None]
+        return rss(self.unrolled(masked_kspace / unit, mask, acs)) * unit[:, 0]
 
     def coil_images(
         self,
@@ -69,6 +71,16 @@ class VarNet(nn.Module):
         acs: Bool[Tensor, "batch x"],
     ) -> Complex[Tensor, "batch coil y x"]:
         """What the network says that every coil sees, phase included."""
+        unit = power_of_two(masked_kspace)[:, None, None, None]
+        return self.unrolled(masked_kspace / unit, mask, acs) * unit
+
+    def unrolled(
+        self,
+        masked_kspace: Complex[Tensor, "batch coil y x"],
+        mask: Bool[Tensor, "batch x"],
+        acs: Bool[Tensor, "batch x"],
+    ) -> Complex[Tensor, "batch coil y x"]:
+        """The coil images for k-space whose largest value is about 1: one cascade after the other."""
         sens_maps = to_corner(self.sens_net(masked_kspace, acs))
         measured = to_corner(ifftc(masked_kspace, (READOUT,)))
         start = self.start(masked_kspace, mask, acs)

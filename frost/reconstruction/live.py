@@ -35,6 +35,8 @@ from frost.scans.identity import volume_identity
 from frost.scans.indexing import MaskParams, volumes_of
 from frost.scans.reader import VolumeReader
 
+#: Networks that come with Frost: NAME/varnet and NAME/rcan, a few MB, so that a scan needs no training.
+SHIPPED = Path(__file__).parents[1] / "weights"
 MASK_OPTIONS = "--acceleration, --center-fraction"  # what a mask that cannot be drawn is put down to
 
 
@@ -51,6 +53,11 @@ class Models:
     device: torch.device
     digests: tuple[str, str]
     """Of VarNet and of RCAN."""
+
+
+def shipped_models() -> list[Path]:
+    """The folders of the networks that come with Frost, by name; the last one is the default."""
+    return sorted(config.parents[1] for config in SHIPPED.glob("*/rcan/config.json"))
 
 
 def load_models(folder: Path, device: torch.device) -> Models:

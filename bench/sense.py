@@ -32,7 +32,8 @@ from frost.mri.grappa import grappa
 from frost.mri.sampling import MaskKind, MaskRecord, acs_columns, draw_mask
 from frost.mri.sense import sense_image
 from frost.pipeline.params import load_params
-from frost.simulation.scanner import SimulateParams, plan, simulate_volume
+from frost.simulation.params import SimulateParams
+from frost.simulation.simulate import plan, simulate_volume
 
 AIM = 0.5
 STRENGTHS = (0.0005, 0.002, 0.005, 0.01, 0.03)
@@ -122,9 +123,11 @@ def _row(results: list[tuple[float, float]]) -> dict[str, float]:
 
 def scans(setting: Setting, n: int) -> list[Scan]:
     """The middle slices of simulated heads that no training has seen."""
-    params = SimulateParams(
-        subjects=n + 1, heads=None, val=0, test=n, rotation=0, slices=1, coils=setting.coils, size=setting.size,
-        fov=256.0, noise=setting.noise, seed=11,
+    params = load_params("simulate", SimulateParams).model_copy(
+        update={
+            "subjects": n + 1, "val": 0, "test": n, "slices": 1, "seed": 11, "coils": (setting.coils, setting.coils),
+            "size": (setting.size, setting.size), "noise": (setting.noise, setting.noise),
+        }
     )  # fmt: skip
     made = []
     for seed, task in enumerate(plan(params)[:n]):

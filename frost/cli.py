@@ -28,9 +28,10 @@ def _frost() -> None:
 def reconstruct(
     input: Annotated[Path, typer.Option(help="an h5 file in fastMRI's layout, or a folder of them, or an SNU tree")],
     output: Annotated[Path, typer.Option(help="folder for one h5 a volume, dataset `reconstruction`")],
-    models: Annotated[Path, typer.Option(help="folder with varnet/ and rcan/, as `dvc repro` makes it")] = Path(
-        "models"
-    ),
+    models: Annotated[
+        Path | None,
+        typer.Option(help="folder with varnet/ and rcan/, as `dvc repro` makes it; default: what comes with Frost"),
+    ] = None,
     acceleration: Annotated[
         float | None,
         typer.Option(help="mask fully sampled files at this R; default: what RCAN was trained for", min=1),
@@ -56,15 +57,21 @@ def reconstruct(
     their own target; files that hold a `mask` are taken as they are. Volumes that are in OUTPUT already are kept, so
     that an interrupted run goes on. A damaged file is reported at the end, after all others, with exit status 1.
 
+    The first line says which networks are used. A line a volume says how far the scan is from those that they were
+    trained on: `familiar`, `unusual` and why, or `unknown`.
+
     Example: frost reconstruct --input /data/multicoil_test --output reconstructions
     """
-    from frost.reconstruction.live import load_models, reconstruct_folder, scores_table
+    from frost.reconstruction.live import default_models, load_models, reconstruct_folder, scores_table
 
-    done = reconstruct_folder(
-        load_models(models, _device(device)), input, output, acceleration, center_fraction, ensemble, time, consistent
-    )
-    if done.rows:
+    folder = models or default_models()
+    networks = load_models(folder, _device(device))
+    typer.echo(f"networks: {folder}" if models else f"networks: {folder.name}, which came with Frost")
+    done = reconstruct_folder(networks, input, output, acceleration, center_fraction, ensemble, time, consistent)
+    if any(row["ssim"] or time for row in done.rows):
         Console().print(scores_table(done))
+    for row in done.rows:
+        typer.echo(f"{row['volume']}: {row['familiarity']}")
     if done.kept:
         Console().print(f"{done.kept} were in {output} already and are kept; remove them to have them anew")
     if time and done.rows:

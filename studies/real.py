@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def default_models() -> list[Path]:
-    """The networks of this workspace, where they are finished, and those that Frost ships."""
+    """The networks of this workspace, where they are finished, and those that came with Frost."""
     return [folder for folder in (Path("models"), *shipped_models()) if (folder / "rcan").is_dir()]
 
 

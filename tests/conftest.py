@@ -374,12 +374,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     rcan = RCAN(RCANParams(**rcan_sizes, **more), len(INPUTS)).eval()
     torch.nn.init.normal_(rcan.tail.weight, std=0.02)
     workspace = Workspace(root, masks)
+    scans = workspace.pairs("train").scan_ranges() | {"difference": workspace.pairs("val").difference_range()}
     save_network(
         root / "models" / "rcan",
         "rcan",
         rcan,
         (len(INPUTS),),
         inputs=INPUTS,
-        made_by=workspace.pairs("train").made_by(),
+        made_by=workspace.pairs("train").made_by() | {"scans": scans},
     )
     return workspace

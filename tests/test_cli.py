@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -65,6 +66,25 @@ def test_reconstruct_tells_speed_scores_and_what_was_kept(workspace, tmp_path):
     assert done.exit_code == 0 and re.search(r"\d+\.\d ms a slice, mean of all slices", done.output)
     assert "file1004" in done.output and "rcan" in done.output
     assert "2 were in" in frost(*words).output
+
+
+def test_reconstruct_uses_the_networks_that_came_with_frost_unless_others_are_named(workspace, tmp_path, monkeypatch):
+    words = ["reconstruct", "--input", workspace.root / "data" / "source" / "test", "--device", "cpu"]
+    monkeypatch.setattr("frost.reconstruction.live.SHIPPED", tmp_path / "weights")
+    monkeypatch.chdir(workspace.root)  # where models/ of one's own lie
+    with pytest.raises(InputError, match=r"no networks came with this copy of Frost; give --models"):
+        frost(*words, "--output", tmp_path / "none")
+    for name in ("worlds-1", "worlds-2"):
+        shutil.copytree(workspace.root / "models", tmp_path / "weights" / name)
+    shipped, own = (
+        frost(*words, "--output", tmp_path / "a"),
+        frost(*words, "--output", tmp_path / "b", "--models", "models"),
+    )
+    assert shipped.stdout.splitlines()[0] == "networks: worlds-2, which came with Frost"
+    assert own.stdout.splitlines()[0] == "networks: models" and not (tmp_path / "none").exists()
+    assert "file1004: familiar" in shipped.stdout.splitlines()
+    images = [h5py.File(tmp_path / folder / "file1004.h5")["reconstruction"][:] for folder in ("a", "b")]
+    assert (images[0] == images[1]).all()
 
 
 def test_reconstruct_does_all_it_can_and_then_fails(workspace, tmp_path, write_fastmri):

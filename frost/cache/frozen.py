@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import nn
 
 from frost.cache.shards import write_volume
+from frost.mri.noise import noise_share
+from frost.mri.sampling import effective_acceleration
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import Volume
 
@@ -20,8 +22,22 @@ def write_network_images(
     """The network's image of every slice, as channel `varnet`, and what made it: at least `network`, its digest."""
     with VolumeReader(source, volume) as reader:
         images = network_images(reader, network, device)
-        attributes = {**reader.attributes(), **made_by, "device": device.type}
+        attributes = {
+            **reader.attributes(), "properties": scan_properties(reader), **made_by, "device": device.type,
+        }  # fmt: skip
         write_volume(folder, images, volume.n_slices, ["varnet"], attributes)
+
+
+def scan_properties(reader: VolumeReader) -> dict[str, float]:
+    """What tells a scan from those that a network was trained on, as numbers; the noise is the middle slice's."""
+    volume, mask = reader.volume, reader.mask()
+    return {
+        "coils": float(volume.n_coils),
+        "rows": float(volume.height),
+        "columns": float(volume.width),
+        "acceleration": effective_acceleration(mask.numpy(), volume.mask.padding),
+        "noise": noise_share(reader.kspace(volume.n_slices // 2) * mask, mask),
+    }
 
 
 def own_device() -> torch.device:

@@ -93,6 +93,20 @@ class PairDataset(Dataset[dict[str, Any]]):
             "trained_on_validation": any("val" in self._varnet[n].attributes.get("trained_on", "") for n in self.names),
         }
 
+    def scan_ranges(self) -> dict[str, list[float]]:
+        """Least and largest of every property of the scans (`frozen.scan_properties`), for who judges a new scan."""
+        found = [self._varnet[name].attributes.get("properties", {}) for name in self.names]
+        common = set(found[0]).intersection(*found) if found else set()
+        return {key: _range([properties[key] for properties in found]) for key in sorted(common)}
+
+    def difference_range(self) -> list[float]:
+        """Least and largest `relative_difference` of the frozen network and GRAPPA over all volumes."""
+        pairs = []
+        for name in self.names:
+            i = len(self._images[name]) // 2
+            pairs.append([self._array(name, key).read(i)[self._array(name, key).position(key)] for key in DIFFERENT])
+        return _range([relative_difference(*pair) for pair in pairs])
+
     def _array(self, name: str, channel: str) -> VolumeArray:
         return (self._varnet if channel == "varnet" else self._images)[name]
 
@@ -117,6 +131,20 @@ def input_channels(
     last = len(next(iter(images.values()))) - 1
     chosen = [(channel, min(max(i + offset, 0), last)) for channel, offset in map(parse_channel, names)]
     return np.stack([images[channel][place] for channel, place in chosen]).astype(np.float32)
+
+
+#: the two images whose disagreement warns: one learned, one not
+DIFFERENT = ("varnet", "grappa")
+
+
+def relative_difference(varnet: Float[np.ndarray, "y x"], grappa: Float[np.ndarray, "y x"]) -> float:
+    """||v - g|| / ||g||: how far the learned image of a slice is from one that learned nothing. 0 where g is empty."""
+    norm = float(np.linalg.norm(grappa))
+    return float(np.linalg.norm(varnet - grappa)) / norm if norm else 0.0
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    return [round(min(values), 4), round(max(values), 4)]
 
 
 def data_range(array: VolumeArray) -> float:

@@ -20,8 +20,8 @@ from torch import nn
 from tqdm import tqdm
 
 from frost.cache.classical import PrepareParams, classical_channels, classical_images
-from frost.cache.frozen import network_images
-from frost.cache.pairs import input_channels, parse_channel
+from frost.cache.frozen import network_images, scan_properties
+from frost.cache.pairs import DIFFERENT, input_channels, parse_channel, relative_difference
 from frost.errors import InputError
 from frost.evaluation.scores import fastmri_scores, require_finite
 from frost.mri.consistency import consistent_image, varnet_coil_images
@@ -30,6 +30,7 @@ from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.params import checked
+from frost.reconstruction.familiarity import familiarity
 from frost.scans.challenge_files import challenge_path, reconstruction_made_by, write_reconstruction
 from frost.scans.identity import volume_identity
 from frost.scans.indexing import MaskParams, volumes_of
@@ -53,11 +54,20 @@ class Models:
     device: torch.device
     digests: tuple[str, str]
     """Of VarNet and of RCAN."""
+    trained_on: dict[str, list[float]]
+    """Least and largest value of each property of the training scans; empty where the networks hold no record."""
 
 
 def shipped_models() -> list[Path]:
-    """The folders of the networks that come with Frost, by name; the last one is the default."""
+    """The folders of the networks that come with Frost, by name."""
     return sorted(config.parents[1] for config in SHIPPED.glob("*/rcan/config.json"))
+
+
+def default_models() -> Path:
+    """The shipped networks, by name the last. Raises InputError where none are."""
+    if not (found := shipped_models()):
+        raise InputError("no networks came with this copy of Frost; give --models, a folder with varnet/ and rcan/")
+    return found[-1]
 
 
 def load_models(folder: Path, device: torch.device) -> Models:
@@ -91,6 +101,7 @@ def load_models(folder: Path, device: torch.device) -> Models:
         masks=made_by["masks"],
         device=device,
         digests=(digest, network_digest(folder / "rcan")),
+        trained_on=made_by.get("scans", {}),
     )
 
 
@@ -122,7 +133,11 @@ def reconstruct_volume(
 
 @dataclass
 class Done:
-    """What became of a folder of scans: a row of scores and times a volume, and what could not be done."""
+    """What became of a folder of scans, and what could not be done.
+
+    A row a volume: `volume`, `n_slices`, `ms` of a slice or None, `familiarity`, and `ssim` by image where it has a
+    target.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     kept: int = 0
@@ -177,24 +192,35 @@ def reconstruct_folder(
             with VolumeReader(root, volume) as reader:
                 if timed and not done.rows:  # the first run of a network pays for what later ones find ready
                     reconstruct_volume(models, reader, ensemble, consistent)
-                started = time.perf_counter()
-                images = reconstruct_volume(models, reader, ensemble, consistent)
-                seconds = time.perf_counter() - started
-            require_finite(volume.file, images)
+                row, rcan = _reconstructed(models, reader, ensemble, timed, consistent)
         except InputError as error:
             done.failed.append(str(error))
             continue
-        row = {
-            "volume": volume.name,
-            "n_slices": volume.n_slices,
-            "ms": 1e3 * seconds / volume.n_slices if timed else None,
-        }
-        target = images.pop("target", None)
-        if target is not None:
-            row |= {image: fastmri_scores(target, stack)["ssim"] for image, stack in images.items()}
-        write_reconstruction(file, images["rcan"], made_by[volume.key])
+        write_reconstruction(file, rcan, made_by[volume.key])
         done.rows.append(row)
     return done
+
+
+def _reconstructed(
+    models: Models, reader: VolumeReader, ensemble: Ensemble, timed: bool, consistent: bool
+) -> tuple[dict[str, Any], Float[np.ndarray, "slice y x"]]:
+    """The row of a volume, and RCAN's image of it."""
+    volume, started = reader.volume, time.perf_counter()
+    images = reconstruct_volume(models, reader, ensemble, consistent)
+    milliseconds = 1e3 * (time.perf_counter() - started) / volume.n_slices
+    require_finite(volume.file, images)
+    difference = relative_difference(*(images[name][volume.n_slices // 2] for name in DIFFERENT))
+    row = {
+        "volume": volume.name,
+        "n_slices": volume.n_slices,
+        "ms": milliseconds if timed else None,
+        "familiarity": familiarity(models.trained_on, scan_properties(reader) | {"difference": difference}),
+        "ssim": {},
+    }
+    target = images.pop("target", None)
+    if target is not None:
+        row["ssim"] = {image: fastmri_scores(target, stack)["ssim"] for image, stack in images.items()}
+    return row, images["rcan"]
 
 
 def _digest(facts: object) -> str:
@@ -227,13 +253,12 @@ def new_masks(models: Models, acceleration: float | None, center_fraction: float
 
 def scores_table(done: Done) -> Table:
     """SSIM of every image of every volume that could be scored, and the times that were asked for."""
-    known = ("zero_filled", "grappa", "sense", "varnet", "rcan")
-    images = [image for image in known if image != "sense" or any(image in row for row in done.rows)]
+    images = list(dict.fromkeys(image for row in done.rows for image in row["ssim"]))
     with_time = any(row["ms"] is not None for row in done.rows)
     table = Table("volume", *images, *(["ms/slice"] if with_time else []), title="SSIM")
     for row in done.rows:
-        scores = [f"{row[image]:.4f}" if image in row else "" for image in images]
-        if math.isnan(row.get("rcan", 0.0)):
+        scores = [f"{row['ssim'][image]:.4f}" if image in row["ssim"] else "" for image in images]
+        if math.isnan(row["ssim"].get("rcan", 0.0)):
             table.caption = "nan: the middle of the target has no value above 0, so no score is defined"
         table.add_row(row["volume"], *scores, *([f"{row['ms']:.0f}"] if with_time else []))
     return table

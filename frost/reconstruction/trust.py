@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Complex
+from jaxtyping import Bool
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from torch import Tensor
 
 from frost.evaluation.disagreement import disagreement_map, rank_correlation, smooth
 from frost.evaluation.scores import BORDER, foreground_mask, no_signal, ssim_maps
 from frost.mri.coils import rss
 from frost.mri.consistency import project, residual, scale_coil_images, varnet_coil_images
+from frost.mri.noise import noise_share
 from frost.reconstruction.live import Models, reconstruct_volume
 from frost.scans.reader import VolumeReader
 
@@ -64,21 +64,6 @@ def trust(models: Models, reader: VolumeReader, threshold: float) -> Trust:
         head = foreground_mask(images["target"], threshold)
         row |= _against_target(images, head)
     return Trust(row, images)
-
-
-def noise_share(measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, " x"]) -> float:
-    """What the residual of the true image would be: noise over signal and noise, from the ends of the readout.
-
-    There is next to no signal, and the median is not moved by what there is: of complex Gaussian noise it is ln 2
-    times the mean power. 0 for k-space that someone filtered, and for an empty slice.
-    """
-    rows = max(measured.shape[-2] // 16, 1)
-    lines = measured[..., mask]
-    power = torch.cat([lines[..., :rows, :], lines[..., -rows:, :]], -2).abs().square().flatten(1).median(
-        -1
-    ).values / math.log(2)
-    total = lines[0].numel() * power.sum()
-    return float((total / lines.abs().square().sum()).sqrt()) if total != 0 else 0.0
 
 
 def _against_target(images: dict[str, np.ndarray], head: Bool[np.ndarray, "slice y x"]) -> dict[str, float]:

@@ -22,9 +22,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from skimage.filters import threshold_otsu
 from tqdm import tqdm
 
@@ -110,8 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     if asked.markdown:
         print("\n".join(markdown(rows)))
         return
-    print_tables(rows)
-    print("\n".join(falls(rows)))
+    print("\n".join([*tables(rows), "", *falls(rows)]))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -218,19 +214,18 @@ def write_json(file: Path, content: object) -> None:
     fresh.replace(file)
 
 
-def print_tables(rows: list[Row]) -> None:
-    """One a scan and kind of mask: a line an image, a column a scoring and R. At five R it has 80 columns."""
+def tables(rows: list[Row]) -> Iterator[str]:
+    """One a scan and kind of mask: a line an image, a column an R. At five R and two scorings it has 80 columns."""
+    yield "SSIM on the frame | in the foreground"
     for kind, scan in dict.fromkeys((row.kind, row.scan) for row in rows):
         chosen = [row for row in rows if (row.kind, row.scan) == (kind, scan)]
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column("SSIM", overflow="fold", min_width=12)
-        for scoring in ("frame", "inside"):
-            for row in chosen:
-                table.add_column(f"{scoring}\nR={row.acceleration:g}", justify="right", no_wrap=True)
+        width = max(map(len, chosen[0].images))
+        accelerations = " ".join(f"{f'R={row.acceleration:g}':>5}" for row in chosen)
+        yield f"\n{scan}, {chosen[0].size}, {kind} masks"
+        yield " | ".join([f"{'':{width}} {accelerations}", *[accelerations] * (len(SCORINGS) - 1)])
         for image in chosen[0].images:
-            table.add_row(image, *(f"{row.images[image][scoring]:.3f}" for scoring in SCORINGS for row in chosen))
-        print(f"\n{scan}, {chosen[0].size}, {kind} masks")
-        Console().print(table)
+            values = (" ".join(f"{row.images[image][scoring]:.3f}" for row in chosen) for scoring in SCORINGS)
+            yield f"{image:{width}} " + " | ".join(values)
 
 
 def markdown(rows: list[Row]) -> Iterator[str]:

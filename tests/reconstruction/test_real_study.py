@@ -18,7 +18,6 @@ from studies import bart, real
 def study(workspace, tmp_path, monkeypatch, capsys):
     """Run it on two tiny scans at R = 4; what it wrote and what it printed."""
     monkeypatch.setattr(real, "CENTER_FRACTION", 0.16)
-    monkeypatch.setenv("COLUMNS", "80")
 
     def run(*words):
         words = ["--scans", workspace.root / "data" / "source" / "test", "--output", tmp_path / "real.json", *words]
@@ -41,7 +40,21 @@ def test_scores_are_those_of_the_cached_images_and_the_last_row_is_their_mean(st
         assert rows[0]["images"][label]["frame"] == pytest.approx(expected, abs=1e-5)
         values = [row["images"][label]["foreground"] for row in rows]
         assert values[2] == pytest.approx(np.mean(values[:2])) and 0 < values[0] < 1
-    assert max(map(len, printed.splitlines())) <= 80 and "4 x 48 x 44" in printed
+    in_table = [f"{rows[1]['images']['RCAN'][scoring]:.3f}" for scoring in ("frame", "foreground")]
+    assert f"RCAN        {' | '.join(in_table)}\n" in printed and "file1005, 4 x 48 x 44, equispaced" in printed
+
+
+def test_a_table_of_five_accelerations_has_80_columns():
+    scores = {"frame": 0.5, "foreground": 0.25}
+    rows = [real.Row("a_scan_of_ten", "16 x 640 x 368", "equispaced", r, {"VarNet, worlds": scores}) for r in range(5)]
+    lines = "\n".join(real.tables(rows)).splitlines()
+    assert max(map(len, lines)) <= 80 and lines[-1].split() == [
+        "VarNet,",
+        "worlds",
+        *["0.500"] * 5,
+        "|",
+        *["0.250"] * 5,
+    ]
 
 
 def test_networks_that_fall_below_classical_images_are_listed(study, monkeypatch):

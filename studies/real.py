@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +25,17 @@ from jaxtyping import Bool, Float
 from skimage.filters import threshold_otsu
 from tqdm import tqdm
 
+from frost.cache.classical import PrepareParams
 from frost.errors import InputError
 from frost.evaluation.scores import fastmri_scores, foreground_mask, ssim_foreground
-from frost.pipeline.params import checked
+from frost.pipeline.params import checked, load_params
 from frost.reconstruction.live import Models, load_models, reconstruct_volume, shipped_models
 from frost.scans.identity import volume_identity
 from frost.scans.indexing import MaskParams, volumes_of
 from frost.scans.reader import VolumeReader
 from studies.bart import FIXED, STRENGTHS, bart_images, bart_version
 
+PARAMS = Path(__file__).parents[1] / "params.yaml"
 CENTER_FRACTION = 0.08
 SCORINGS = ("frame", "foreground")  # SSIM by fastMRI, and inside `foreground`
 CLASSICAL = ("zero_filled", "grappa")  # no learned image should be worse than the better of them
@@ -133,7 +135,16 @@ def load_all(folders: Sequence[Path]) -> dict[str, Models]:
         raise InputError("--models: there is no models/ here and nothing is shipped; give a folder with varnet/, rcan/")
     if len(networks) < len(folders):
         raise InputError("--models: two folders of one name, which stands in the table; rename one")
-    return networks
+    first, models = next(iter(networks.items()))
+    return networks | {first: with_sense(models)}
+
+
+def with_sense(models: Models) -> Models:
+    """The same networks beside a SENSE image, by params.yaml where their own inputs have none."""
+    if models.prepare.sense is not None:
+        return models
+    sense = load_params("prepare", PrepareParams, PARAMS).sense
+    return replace(models, prepare=models.prepare.model_copy(update={"sense": sense}))
 
 
 def masked_scans(scans: Path, kinds: Sequence[str], accelerations: Sequence[float]) -> Iterator[VolumeReader]:

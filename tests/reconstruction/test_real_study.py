@@ -1,14 +1,17 @@
 """The study of real scans: its scores are the library's, and BART is run once for a scan and mask."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from frost.errors import InputError
 from frost.evaluation.scores import fastmri_scores, nmse
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
+from frost.reconstruction.live import load_models
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader
 from studies import bart, real
@@ -33,9 +36,9 @@ def test_scores_are_those_of_the_cached_images_and_the_last_row_is_their_mean(st
     monkeypatch.setattr(real, "bart_version", lambda: None)
     rows, printed = study()
     volume = workspace.pairs("test").volume("file1004")
-    images = {"zero-filled": "zero_filled", "GRAPPA": "grappa", "VarNet": "varnet", "RCAN": "rcan"}
+    images = {"zero-filled": "zero_filled", "GRAPPA": "grappa", "SENSE": "sense", "VarNet": "varnet", "RCAN": "rcan"}
     assert list(rows[0]["images"]) == list(images) and [row["scan"] for row in rows] == ["file1004", "file1005", "mean"]
-    for label in ("zero-filled", "GRAPPA", "VarNet"):
+    for label in ("zero-filled", "GRAPPA", "SENSE", "VarNet"):
         expected = fastmri_scores(volume["target"], volume[images[label]])["ssim"]
         assert rows[0]["images"][label]["frame"] == pytest.approx(expected, abs=1e-5)
         values = [row["images"][label]["foreground"] for row in rows]
@@ -76,10 +79,17 @@ def test_several_networks_carry_their_folders_names(study, workspace, tmp_path, 
         for name in ("varnet", "rcan"):
             (copy / name).symlink_to(workspace.root / "models" / name)
     images = study("--models", *copies)[0][0]["images"]
-    assert list(images) == ["zero-filled", "GRAPPA", "VarNet, one", "RCAN, one", "VarNet, two", "RCAN, two"]
+    assert list(images) == ["zero-filled", "GRAPPA", "SENSE", "VarNet, one", "RCAN, one", "VarNet, two", "RCAN, two"]
     assert images["RCAN, one"] == images["RCAN, two"]
     with pytest.raises(InputError, match="two folders of one name"):
         study("--models", copies[0], copies[0])
+
+
+def test_networks_that_know_no_sense_image_have_one_beside_them(workspace):
+    models = load_models(workspace.root / "models", torch.device("cpu"))
+    without = replace(models, prepare=models.prepare.model_copy(update={"sense": None}))
+    found = real.with_sense(without).prepare
+    assert real.with_sense(models) is models and found.sense is not None and found.grappa == models.prepare.grappa
 
 
 def test_an_undersampled_scan_is_refused(study, workspace, write_fastmri, make_mask, tmp_path):

@@ -46,7 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     with summary("evaluate") as outcome, stage_lock(Store(store_root()), "evaluate"):
         result = scored(paths, params)
         best = "test" if "rcan" in result.metrics.get("test", {}) else "val"
-        outcome |= {f"{image} ({best} SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()}
+        outcome |= {
+            f"{image} ({best} mean SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()
+        }
 
 
 def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:

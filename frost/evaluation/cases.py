@@ -27,12 +27,12 @@ class EvaluateParams(Params):
     """Section `evaluate` of params.yaml."""
 
     ensemble: Ensemble
-    """Changes whose answers `rcan_ensemble` averages: none, flip, seed (flip and half turn) or dihedral (all eight)."""
+    """Symmetries that `rcan_ensemble` averages over: none, flip, seed (flip and half turn) or dihedral (all eight)."""
     batch_size: int = Field(ge=1)
     foreground: float = Field(gt=0)
     """Target above which a pixel is in the head, for ssim_foreground: 2e-5 in 2026, 5e-5 for brains before."""
     presets: tuple[PresetName, ...]
-    """Official scores beside fastMRI's, which are `ssim`, `psnr` and `nmse`; these bear the preset's name."""
+    """Official scores beside fastMRI's, which are `ssim`, `psnr` and `nmse`; their names begin with the preset's."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def reconstruct(
 
 
 def blended(images: Images, weight: float) -> Float[np.ndarray, "slice y x"]:
-    """weight * VarNet + (1 - weight) * GRAPPA: what a second stage gives that has learned nothing."""
+    """weight * VarNet + (1 - weight) * GRAPPA: what a second stage without training could give."""
     return np.asarray(weight * images["varnet"] + (1 - weight) * images["grappa"], dtype=np.float32)
 
 

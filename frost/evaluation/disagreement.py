@@ -1,6 +1,6 @@
-"""Where VarNet and GRAPPA disagree: does RCAN's error rise with it? Two methods that fail in different ways.
+"""Does RCAN's error rise with the disagreement of VarNet and GRAPPA, two methods that fail in different ways?
 
-Neither needs a target, so their difference could warn of a wrong patch in a new scan. Whether it does is measured
+Their difference needs no target, so it could mark a wrong patch in a new scan. Whether it does is measured
 where there is a target: rank correlation inside the head, and the mean error in tenths of the disagreement.
 """
 
@@ -78,7 +78,7 @@ class Calibration:
         self.pairs.append((predictor[mask][::16] / maximum, error[mask][::16] / maximum))
 
     def metrics(self) -> dict[str, float]:
-        """Mean over volumes of Spearman's correlation of the error with the disagreement; and with mere brightness."""
+        """Mean over volumes of Spearman's correlation of the error with the disagreement, and with the brightness."""
         means = {name: mean_of_finite(values) for name, values in self.correlations.items()}
         return {name: value for name, value in means.items() if np.isfinite(value)}
 

@@ -1,4 +1,4 @@
-"""What the scores were made from, as digests and versions: neither time nor place nor git, which knows the rest."""
+"""What the scores were made from, as digests and versions; no time and no place, and git has the code."""
 
 import hashlib
 import platform
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "numpy", "scipy", "scikit-image", "h5py", "accelerate", "za
 
 
 def provenance(images: Path, varnet: Path, network: Path, params: Params) -> dict[str, Any]:
-    """sha256 of both networks' weights, of the indexes of both caches, which vouch for every slice, and of params."""
+    """sha256 of both networks' weights, of the caches' indexes, which hold the digest of every slice, and of params."""
     splits = sorted(path for path in varnet.iterdir() if path.is_dir())
     frozen = {array.attributes["network"] for split in splits for array in open_split(split).values()}
     caches = {

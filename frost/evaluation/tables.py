@@ -55,7 +55,7 @@ def parse_table(text: str, where: str) -> list[Row]:
 
 def _text(cell: Cell | np.generic | None) -> str:
     if isinstance(cell, float | np.floating):
-        # NumPy's own repr says np.float32(...); float() keeps its value exactly.
+        # NumPy's own repr is np.float32(...); float() keeps its value exactly.
         return "" if math.isnan(cell) else repr(float(cell))
     return "" if cell is None else str(cell)
 

@@ -1,6 +1,6 @@
 """What RCAN did to the measured data, and where its image should not be believed. Live, from k-space; no cache.
 
-The residual ||M(F c) - y|| / ||y|| tells how far an image is from what was measured (see `consistency` for the coil
+The residual ||M(F c) - y|| / ||y|| is the distance of an image from what was measured (see `consistency` for the coil
 images c of RCAN), and means something beside that of VarNet and the share that noise alone explains.
 """
 
@@ -33,7 +33,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Trust:
-    """One volume: its numbers, and images (slice, y, x) for whoever wants to look."""
+    """One volume: its numbers, and images (slice, y, x) to look at."""
 
     row: dict[str, Any]
     images: dict[str, np.ndarray]
@@ -41,7 +41,7 @@ class Trust:
 
 @torch.no_grad()
 def trust(models: Models, reader: VolumeReader, threshold: float) -> Trust:
-    """Residuals, what a projection on the measured data would change, and whether disagreement foretells the error.
+    """Residuals, what a projection on the measured data would change, and whether disagreement predicts the error.
 
     Scores need a target with signal: without one they are not in the row. `threshold` is that of the foreground.
     """

@@ -162,7 +162,7 @@ def test_without_patient_a_volume_is_its_own():
             "no column 'slice'; a table by slice is needed",
         ),
         (lambda rows: rows, {"image": "unet"}, "no slice of test/unet; there are test/rcan"),
-        (lambda rows: rows + rows[:1], {}, r"slice 0 of 00\.AXT1 stands twice"),
+        (lambda rows: rows + rows[:1], {}, r"slice 0 of 00\.AXT1 is in the table twice"),
         (lambda rows: [row | {"volume": row["volume"] + "x"} for row in rows], {}, "no slice in common"),
     ],
 )
@@ -182,7 +182,10 @@ def test_another_training_seed_alone_is_no_gain_however_significant():
     assert result["verdict"].startswith("no gain")
 
 
-@pytest.mark.parametrize(("gain", "verdict"), [(0.002, "not by more than training seeds"), (0.03, "and beyond what")])
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [(0.002, "not by more than training seeds do"), (0.03, "and beyond the effect of training seeds")],
+)
 def test_a_gain_is_measured_by_what_seeds_give(gain, verdict):
     a = Run("a", table(0), recipe(LOCK))
     b = Run("b", shifted(table(0), 0.001), recipe(LOCK.replace("seed: 1", "seed: 2")))

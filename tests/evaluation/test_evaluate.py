@@ -1,4 +1,4 @@
-"""What stage `evaluate` says, on cases whose answer is known."""
+"""Stage `evaluate` on cases whose result is known."""
 
 import math
 import re

@@ -119,7 +119,7 @@ def test_ssim_refuses_an_image_below_the_window():
 
 
 def test_a_score_is_one_function_and_one_line(head, monkeypatch):
-    """What README says of adding one: tables, means and the report take it from there."""
+    """As README describes adding one: tables, means and the report take it from there."""
     largest = Score("Largest error", lambda stack: np.abs(stack.target - stack.reconstruction).max((1, 2)), "lower", 6)
     monkeypatch.setitem(SLICE_SCORES, "largest", largest)
     target, noisy = head

@@ -44,7 +44,7 @@ def _heading(comparison: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 
 
 def _notes(comparison: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
-    notes = [f"Verdict: {result['verdict']}. (n: patients/slices; improved: of slices.)"]
+    notes = [f"Verdict: {result['verdict']}. (n: patients/slices; A, B: means over slices; improved: of slices.)"]
     spread = comparison["seed_spread"]
     if spread is not None:
         n_runs = sum(len(names) for names in spread["runs"])

@@ -1,9 +1,9 @@
 """Is B better than A? Paired statistics on the tables by slice of two or more runs.
 
-The slices and contrasts of one head are not independent, so it is patients that are resampled and tested.
+The slices and contrasts of one head are not independent, so patients are resampled and tested.
 That covers chance among patients only. A network trained again from another seed also differs, often in the
 same direction for most patients, which looks like a gain. So runs that differ in nothing but training seeds
-are recognised, and what they differ by is the yardstick for the others.
+are recognised, and their difference is the measure for the others.
 """
 
 import itertools
@@ -205,16 +205,16 @@ def _verdict(result: Mapping[str, Any], spread: Mapping[str, Any] | None) -> str
     if result["relation"] == "other data":
         return f"not comparable: {result['a']} and {result['b']} were scored on other data"
     if result["relation"] == "other training seeds only":
-        return "no gain: the runs differ in training seeds alone, and this is what that gives"
+        return "no gain: the runs differ in training seeds alone, and this is the effect of a seed"
     if interval is None:
         return f"too few patients for an interval ({result['n_patients']} of at least {FEWEST_PATIENTS})"
     if interval[0] <= 0 <= interval[1]:
         return "no difference shown: the interval covers 0"
     if spread is None:
-        return f"{word} beyond chance among patients; add runs with other seeds to know what a seed gives"
+        return f"{word} beyond chance among patients; add runs with other seeds to measure the effect of a seed"
     if abs(difference) <= spread["threshold"]:
-        return f"{word} beyond chance among patients, but not by more than training seeds give"
-    return f"{word}, beyond chance among patients and beyond what training seeds give"
+        return f"{word} beyond chance among patients, but not by more than training seeds do"
+    return f"{word}, beyond chance among patients and beyond the effect of training seeds"
 
 
 def _scores(run: Run, metric: str, image: str, split: str) -> list[Row]:
@@ -233,7 +233,7 @@ def _scores(run: Run, metric: str, image: str, split: str) -> list[Row]:
     keys = [_key(row) for row in rows]
     if len(set(keys)) < len(keys):
         twice = next(key for key, same in itertools.groupby(sorted(keys)) if len(list(same)) > 1)
-        raise InputError(f"{run.name}: slice {twice[1]} of {twice[0]} stands twice in the table")
+        raise InputError(f"{run.name}: slice {twice[1]} of {twice[0]} is in the table twice")
     return [row for row in rows if math.isfinite(float(row[metric]))]
 
 

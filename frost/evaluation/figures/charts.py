@@ -48,7 +48,7 @@ def ssim_distribution(rows: Sequence[Row], file: Path, split: str = "test") -> N
             axes.tick_params(axis="y", length=0, labelsize=8)
             axes.grid(False, axis="y")
             axes.set_title(METRICS[metric])
-            axes.set_xlabel("better →", loc="right", color="#777777")
+            axes.set_xlabel("median and quartiles, better →", loc="right", color="#777777")
         save_figure(figure, file)
 
 
@@ -82,7 +82,7 @@ def ssim_by_position(rows: Sequence[Row], file: Path, split: str = "test") -> No
     n_bins = min(max((int(row["n_slices"]) for row in rows), default=1), 12)
     with matplotlib.rc_context(STYLE):
         figure = new_figure(2.9)
-        grid = figure.add_gridspec(1, len(metrics), left=0.065, right=0.985, bottom=0.09, top=0.83, wspace=0.06)
+        grid = figure.add_gridspec(1, len(metrics), left=0.085, right=0.985, bottom=0.09, top=0.83, wspace=0.06)
         handles: dict[str, Any] = {}
         limits = _limits(rows, split, metrics)
         for column, metric in enumerate(metrics):
@@ -92,6 +92,7 @@ def ssim_by_position(rows: Sequence[Row], file: Path, split: str = "test") -> No
                 axes.fill_between(places, low, high, color=to_rgba(colour_of(image), 0.13), lw=0)
                 (handles[label_of(image)],) = axes.plot(places, mean, color=colour_of(image), marker="o", ms=2.5)
             axes.set_title(METRICS[metric])
+            axes.set_ylabel("mean and quartiles" if column == 0 else "")
             axes.set_yscale("function", functions=(_stretched, _unstretched))
             axes.set_ylim(limits)
             axes.set_yticks(_ticks(*limits), [f"{tick:g}" if column == 0 else "" for tick in _ticks(*limits)])
@@ -138,12 +139,12 @@ def _unstretched(stretched: np.ndarray) -> np.ndarray:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers for a stretched axis, none closer than a tenth of it to the next."""
+    """Round numbers for a stretched axis, none closer than 13 % of it to the next."""
     ticks: list[float] = []
     start, end = _stretched(np.array([low, high]))
     for tick in TICKS:
         gaps = [abs(_stretched(tick) - _stretched(other)) for other in ticks]
-        if low <= tick <= high and min(gaps, default=math.inf) >= 0.1 * (end - start):
+        if low <= tick <= high and min(gaps, default=math.inf) >= 0.13 * (end - start):
             ticks.append(tick)
     return sorted(ticks)
 

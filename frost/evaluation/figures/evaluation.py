@@ -26,7 +26,7 @@ def draw(
     device: torch.device,
     curves: Path,
 ) -> None:
-    """Four pictures: telling slices, the distribution of SSIM, SSIM along the head, and how the trainings went."""
+    """Four pictures: chosen slices, the distribution of SSIM, SSIM by position in the volume, the training curves."""
     split = "test" if "test" in result.metrics else "val"
     chosen = choose_slices(result.by_slice, split)
     names = list(dict.fromkeys(name for name, _ in chosen.values()))

@@ -1,7 +1,7 @@
 """What all pictures share: names and colours of the images, the style, and how a figure becomes a file.
 
 An image has the same colour and name in every picture (`COLOURS`, `LABELS`; the colours are those of Okabe
-and Ito, which the colour-blind tell apart).
+and Ito, which are distinct for the colour-blind).
 """
 
 import math
@@ -55,7 +55,7 @@ STYLE = {
     "lines.linewidth": 1.4,
     "legend.frameon": False,
 }
-# Few enough steps that a page of noisy pictures is a small file, fine enough that no eye sees them.
+# Few enough steps that a page of noisy pictures is a small file, fine enough to be invisible.
 GREY = matplotlib.colormaps["gray"].resampled(40)
 HOT = matplotlib.colormaps["inferno"].resampled(40)
 WIDTH = 7.2  # inches: the text width of a page

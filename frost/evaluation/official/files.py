@@ -14,7 +14,7 @@ from frost.evaluation.scores import Box
 from frost.evaluation.tables import Row
 from frost.scans.volumes import attribute, dataset, has_dataset, named_faults, open_h5, read_slice
 
-LARGEST = 2**31  # pixels of a volume: what a file declares is checked before memory is asked for
+LARGEST = 2**31  # pixels of a volume: the declared size is checked before memory is allocated
 TARGETS = ("image_label", "reconstruction_esc", "reconstruction_rss")  # the first that is there is the official one
 ATTRIBUTES = ("max", "acquisition", "acceleration", "annotations")
 
@@ -22,7 +22,7 @@ ATTRIBUTES = ("max", "acquisition", "acceleration", "annotations")
 def score_folders(
     preset_name: str, target_folder: Path, reconstruction_folder: Path
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Score a tree of reconstructions against a tree of targets: one row a volume, and what `summarise` says.
+    """Score a tree of reconstructions against a tree of targets: one row a volume, and the result of `summarise`.
 
     Targets are SNU image files (`image_label`) or fastMRI files: `reconstruction_esc`, the official target of
     single-coil files, else `reconstruction_rss`. Reconstructions hold `reconstruction`. They are paired by sub-folder

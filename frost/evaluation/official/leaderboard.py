@@ -22,7 +22,7 @@ class Leaderboard:
     left_out: str = ""
 
     def add(self, case: Case) -> None:
-        """Score one volume. One that the preset cannot serve ends it: a mean over the others would be another score."""
+        """Score one volume. One that the preset cannot score leaves it out: a mean of the others is another score."""
         if case.target is None or self.left_out:
             return
         facts = case.facts

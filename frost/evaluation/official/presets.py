@@ -33,7 +33,7 @@ class Preset:
     `data_range`: L, from the file's attribute `max` or the target's own maximum.
     `thresholds`: foreground threshold by how the file name starts ("" = every name); empty = no mask.
     `region`: the map's mean is over the "frame" (of masked images, if there is a mask) or the "foreground".
-    `unit`: "volume" gives every volume, cut to fastMRI's square, one vote; "slice" pools a group's slices.
+    `unit`: "volume" gives every volume, cut to fastMRI's square, the same weight; "slice" pools a group's slices.
     `groups`: the final score is the unweighted mean over exactly these; empty = one group.
     `boxes`: SSIM inside the annotated boxes as well.
     """
@@ -99,9 +99,9 @@ def score_volume(
     """The official score of one volume.
 
     `name` is the file's (2025 chooses the threshold by it), `maximum` its attribute `max`, `boxes` its
-    annotations by slice. Without `maximum` L is the maximum of the target volume, and `range_source` says so.
+    annotations by slice. Without `maximum` L is the maximum of the target volume, which `range_source` records.
     A target without signal has no scores, see `frost.evaluation.scores`, and is no error.
-    Raises InputError where the preset cannot serve this volume.
+    Raises InputError where the preset cannot score this volume.
     """
     if preset.unit == "volume":
         check_numbers(target, reconstruction, name)

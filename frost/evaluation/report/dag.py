@@ -66,7 +66,7 @@ def _places(layers: Sequence[Sequence[str]], tall: bool) -> tuple[dict[str, tupl
 
 
 def _direct(name: str, parents: Mapping[str, Sequence[str]]) -> list[str]:
-    """The parents of a stage that are not ancestors of another parent: an arrow for each of the others would say nothing new."""
+    """The parents of a stage that are not ancestors of another parent: arrows from the others would be redundant."""
 
     def ancestors(one: str) -> set[str]:
         return {older for parent in parents[one] for older in (parent, *ancestors(parent))}

@@ -35,12 +35,12 @@ def write_report(root: Path, output: Path, title: str, n_slices: int) -> None:
     n_volumes = len({row["volume"] for row in rows if row["split"] == split})
     page = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(title),
-        subtitle=f"Scores on {n_volumes} volumes of the {split} split, which no choice was made on."
+        subtitle=f"Scores on {n_volumes} volumes of the {split} split, on which no choice was made."
         if split == "test"
         else f"Scores on {n_volumes} volumes of the validation split; there is no test split with targets.",
         facts=headline(scores),
         n_views=len(RIGHT),
-        browser_note=f"{len(browser['slices'])} slices of the {split} split. Grey values of a slice share one window; errors are shown up "
+        browser_note=f"{len(browser['slices'])} slices of the {split} split. All images of a slice have one grey window; errors are shown up "
         f"to {browser['error_percent']:.1f} % of the volume's maximum.",
         scores_note=f"Means over the volumes of the {split} split; the best of each column is bold. fastMRI's definitions, "
         "unless the name says otherwise.",

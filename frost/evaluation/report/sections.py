@@ -12,10 +12,10 @@ from frost.evaluation.scores import SLICE_SCORES
 from frost.evaluation.tables import Row
 
 FIGURES = {
-    "montage.png": "The best, the median and the worst slice, and the smallest gain; errors on one scale.",
-    "ssim.png": "How the slices score.",
-    "ssim_by_slice.png": "Where in the head the score is lost.",
-    "training.png": "Both trainings.",
+    "montage.png": "The slices of the best, the median and the worst SSIM of RCAN in the head, and of its smallest gain over VarNet; all errors on one scale.",
+    "ssim.png": "SSIM of the slices: density, median, quartiles, and each slice.",
+    "ssim_by_slice.png": "SSIM by position in the volume: mean and quartiles of the slices.",
+    "training.png": "Loss, validation SSIM and learning rate of both trainings by epoch; the best validation epoch is marked.",
 }
 
 
@@ -23,8 +23,8 @@ def headline(scores: Mapping[str, Mapping[str, float]]) -> str:
     """The three numbers at the top of the page."""
     varnet, rcan, gain = scores["varnet"], scores["rcan"], scores["gain"]
     facts = {
-        "SSIM, VarNet to RCAN": f"{varnet['ssim']:.4f}<i>&rarr;</i>{rcan['ssim']:.4f}",
-        "PSNR, VarNet to RCAN [dB]": f"{varnet['psnr']:.2f}<i>&rarr;</i>{rcan['psnr']:.2f}",
+        "mean SSIM, VarNet to RCAN": f"{varnet['ssim']:.4f}<i>&rarr;</i>{rcan['ssim']:.4f}",
+        "mean PSNR, VarNet to RCAN [dB]": f"{varnet['psnr']:.2f}<i>&rarr;</i>{rcan['psnr']:.2f}",
         "of the slices improved": f"{100 * gain['share_improved']:.0f} %",
     }
     return "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in facts.items())
@@ -83,7 +83,7 @@ def group_table(run: Finished, split: str) -> str:
         ]
         for name, acceleration, n in groups
     ]
-    head = ["SSIM by acquisition", "R", "volumes", *(LABELS[image] for image in images)]
+    head = ["Mean SSIM by acquisition", "R", "volumes", *(LABELS[image] for image in images)]
     return f'<div style="height:22px"></div>{_html_table(head, lines, "group-table")}'
 
 
@@ -94,19 +94,19 @@ def _html_table(head: Sequence[str], lines: Sequence[Sequence[str]], name: str) 
 
 
 def trust_section(run: Finished, scores: Mapping[str, Mapping[str, float]], split: str) -> str:
-    """What the disagreement of VarNet and GRAPPA foretells, as words and a curve."""
+    """How well the disagreement of VarNet and GRAPPA predicts RCAN's error, as text and a curve."""
     found = scores.get("disagreement", {})
     rows = [row for row in run.table("disagreement") if row["split"] == split]
     if "spearman" not in found or not rows:
-        return '<p class="note">No target, so nothing to check it by.</p>'
+        return '<p class="note">There is no target to measure it with.</p>'
     ratio = float(rows[-1]["error"]) / max(float(rows[0]["error"]), 1e-30)
     brightness = found.get("spearman_brightness", math.nan)
     useful = found["spearman"] > 0.3 and found["spearman"] > brightness + 0.05
-    verdict = "so it does tell where to look twice" if useful else "so it tells little that the image itself does not"
+    verdict = "so it is of use to find errors" if useful else "so it adds little to the brightness of the image"
     return (
-        "<p>Where VarNet and GRAPPA disagree needs no target, and could warn of an error in a new scan. Inside the head, the rank "
-        f"correlation of their disagreement with RCAN's error is <b>{found['spearman']:.2f}</b>; that of mere brightness is "
-        f"{brightness:.2f}. From the tenth of the pixels with the least disagreement to that with the most, RCAN's error rises "
+        "<p>The disagreement of VarNet and GRAPPA needs no target, so it could mark errors in a new scan. Inside the head, its rank "
+        f"correlation with RCAN's error is <b>{found['spearman']:.2f}</b> (mean of the volumes); that of the image's brightness is "
+        f"{brightness:.2f}. From the tenth of the pixels with the least disagreement to that with the most, RCAN's mean error rises "
         f"{ratio:.1f}-fold: {verdict}.</p>{_curve(rows)}"
     )
 

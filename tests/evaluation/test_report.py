@@ -44,7 +44,7 @@ def run(workspace, tmp_path_factory):
     made_from = provenance(*(root / name for name in ("data/images.zarr", "data/varnet.zarr", "models/rcan")), params)
     made_from["versions"]["odd"] = "<script>alert(1)</script>"
     (root / "metrics" / "provenance.json").write_text(json.dumps(made_from, indent=1))
-    for row in result.by_volume[-6:]:  # all images of one volume
+    for row in result.by_volume[-len({row["image"] for row in result.by_volume}) :]:  # all images of one volume
         row["acquisition"] = "<!--<script><img src=x onerror=alert(1)>"
     groups = group_rows(result.by_volume)
     for name, rows in (("slices", result.by_slice), ("groups", groups), ("disagreement", result.calibration)):

@@ -31,7 +31,7 @@ def test_reconstruct_gives_both_images_and_prints_the_reason(workspace, scans, t
     models = ("--models", workspace.root / "models", "--device", "cpu")
     printed = frost("reconstruct", "--input", scans, "--output", tmp_path / "out", *models)
     assert (tmp_path / "out/empty.h5").exists() and (tmp_path / "out/good.h5").exists()
-    assert "no value above 0" in printed and printed.count("nan") == 5  # four images, and the explanation
+    assert "no value above 0" in printed and printed.count("nan") == 6  # five images, and the explanation
     score = ("score", "--preset", "fastmri", "--target", scans, "--reconstruction", tmp_path / "out")
     assert "empty.h5 left out: the middle of its target has no value above 0" in frost(*score)
 

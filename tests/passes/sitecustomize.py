@@ -13,7 +13,7 @@ NETWORK = "frost.networks.kspace.varnet"
 
 
 class Counting:
-    """Finds that one module as Python does, and wraps the method through which every pass goes, whoever asks."""
+    """Finds that one module as Python does, and wraps the method through which every pass goes."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -25,14 +25,14 @@ class Counting:
 
 
 def count(module):
-    asked = module.VarNet.coil_images
+    asked = module.VarNet.unrolled
 
     def counted(self, masked_kspace, *others):
         with open(os.environ["VARNET_PASSES"], "a") as file:  # noqa: PTH123  # loads nothing that a stage does not
             file.write("a slice\n" * len(masked_kspace))
         return asked(self, masked_kspace, *others)
 
-    module.VarNet.coil_images = counted
+    module.VarNet.unrolled = counted
 
 
 if "VARNET_PASSES" in os.environ:

@@ -19,9 +19,12 @@ from frost.evaluation.tables import Row
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS
 
-VIEWS = {"zero_filled": "Zero-filled", "grappa": "GRAPPA", "varnet": "VarNet", "rcan": "RCAN", "target": "Target"}
+#: in the order of the scores below a slice; SENSE only where the cache has it
+VIEWS = {
+    "zero_filled": "Zero-filled", "grappa": "GRAPPA", "sense": "SENSE", "varnet": "VarNet", "rcan": "RCAN", "target": "Target",
+}  # fmt: skip
 ERRORS = {"varnet_error": "Error of VarNet", "rcan_error": "Error of RCAN"}
-LEFT = ("varnet", "grappa", "zero_filled", "varnet_error")
+LEFT = ("varnet", "grappa", "sense", "zero_filled", "varnet_error")
 RIGHT = ("rcan", "target", "varnet", "rcan_error")
 QUALITY = 88
 
@@ -46,7 +49,8 @@ def slice_browser(run: Finished, split: str, rows: Sequence[Row], n_slices: int)
     top = float(np.median([np.quantile(_error(one, "varnet"), 0.995) for one in shown]))
     scores = {(row["volume"], row["slice"], row["image"]): row for row in rows}
     slices = [_entry(one, top, pairs.facts(one.name)["acquisition"], scores) for one in shown]
-    choices = {"left": LEFT, "right": RIGHT}
+    there = shown[0].views.keys() | ERRORS
+    choices = {"left": [view for view in LEFT if view in there], "right": RIGHT}
     return {
         "slices": slices, "labels": VIEWS | ERRORS, "choices": choices, "left": LEFT[0], "right": RIGHT[0],
         "error_percent": 100 * top,
@@ -62,7 +66,7 @@ def _views(run: Finished, pairs: PairDataset, names: Sequence[str], n_slices: in
         volume = pairs.volume(name)
         maximum, length = float(volume["target"].max()), len(volume["target"])
         for i in spread(length, n_slices // len(names)):
-            views = {view: volume[view][i].copy() for view in VIEWS if view != "rcan"}
+            views = {view: volume[view][i].copy() for view in VIEWS if view in volume}
             views["rcan"] = network(torch.from_numpy(pairs.inputs(name, i))[None])[0].float().numpy()
             shown.append(Shown(name, i, length, views, maximum))
     return shown
@@ -71,7 +75,7 @@ def _views(run: Finished, pairs: PairDataset, names: Sequence[str], n_slices: in
 def _entry(one: Shown, top: float, acquisition: str, scores: Mapping[tuple[Any, ...], Row]) -> dict[str, Any]:
     """One slice for the script of the page; errors are shown up to `top`, a share of the volume's maximum."""
     white = white_level(one.views["target"]) or one.maximum
-    pictures = {view: webp(grey(one.views[view] / white)) for view in VIEWS}
+    pictures = {view: webp(grey(image / white)) for view, image in one.views.items()}
     for view in ERRORS:
         pictures[view] = webp(hot(_error(one, view.removesuffix("_error")) / max(top, 1e-30)))
     found = [(image, scores.get((one.name, one.i, image))) for image in VIEWS if image != "target"]

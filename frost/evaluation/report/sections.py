@@ -18,6 +18,9 @@ FIGURES = {
     "training.png": "Loss, validation SSIM and learning rate of both trainings by epoch; the best validation epoch is marked.",
 }
 
+#: of the table by groups
+LADDER = ("zero_filled", "grappa", "sense", "varnet", "rcan")
+
 
 def headline(scores: Mapping[str, Mapping[str, float]]) -> str:
     """The three numbers at the top of the page."""
@@ -73,7 +76,7 @@ def group_table(run: Finished, split: str) -> str:
     if len(groups) < 2:
         return ""
     ssim = {(str(r["acquisition"]), _number(float(r["acceleration"])), r["image"]): float(r["ssim"]) for r in rows}
-    images = ("zero_filled", "grappa", "varnet", "rcan")
+    images = [image for image in LADDER if any(row["image"] == image for row in rows)]
     lines = [
         [
             html.escape(name or "unknown"),

@@ -63,13 +63,13 @@ def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Fl
     for i in range(reader.volume.n_slices):
         masked = reader.kspace(i) * mask
         zero_filled = reader.crop(rss(ifft2c(masked)))
-        coil_images = ifft2c(grappa(masked, mask, acs, params.grappa, products)) if filled else None
+        with reader.named():
+            coil_images = ifft2c(grappa(masked, mask, acs, params.grappa, products)) if filled else None
         if params.grappa.source == "file" or coil_images is None:
             parallel = reader.grappa(i)
             if parallel is None:
-                raise InputError(
-                    f"{reader.volume.file}: has no `image_grappa`; prepare.grappa.source: computed makes one"
-                )
+                file = reader.source / reader.volume.file
+                raise InputError(f"{file}: has no `image_grappa`; prepare.grappa.source: computed makes one")
         else:
             parallel = reader.crop(rss(coil_images))
         prior = None
@@ -83,4 +83,5 @@ def volume_products(reader: VolumeReader, kernel_points: int) -> Complex[Tensor,
     """What GRAPPA is fitted on when all slices share their weights: read a slice at a time, kept as one sum."""
     acs = reader.acs()
     centres = (reader.kspace(i)[..., acs].permute(2, 0, 1) for i in range(reader.volume.n_slices))
-    return functools.reduce(torch.add, (centre_products(centre, kernel_points) for centre in centres))
+    with reader.named():
+        return functools.reduce(torch.add, (centre_products(centre, kernel_points) for centre in centres))

@@ -13,8 +13,9 @@ from frost.cache.shards import write_volume
 from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
+from frost.scans.h5 import dataset, named_faults, open_h5, read_slice
 from frost.scans.reader import VolumeReader
-from frost.scans.volumes import Volume, dataset, named_faults, open_h5, read_slice
+from frost.scans.volumes import Volume
 
 LAYOUT_FOLDERS = {"kspace", "input"}  # of SNU's trees, which nobody repeats in a tree of results
 SAME_SCALE = 4  # norms of an image and of its zero-filled version differ by less, unless one was rescaled

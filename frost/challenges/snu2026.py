@@ -22,7 +22,7 @@ from frost.mri.grappa import grappa
 from frost.mri.sampling import centre_lines, detect_acs
 from frost.mri.sense import sense_image
 from frost.reconstruction.live import Models, load_models
-from frost.scans.volumes import dataset, named_faults, open_h5, read_mask, read_slice
+from frost.scans.h5 import dataset, kspace_shape, named_faults, open_h5, read_mask, read_slice
 
 INPUT_KIND = "kspace"
 SIZE = (384, 384)  # of every image of the challenge
@@ -39,7 +39,7 @@ def prep_volume(image_path: Path | str, kspace_path: Path | str, device: torch.d
     with named_faults(path), open_h5(path) as file:
         found = dataset(file, "kspace", "kspace")
         slices = [torch.from_numpy(read_slice(found, i, np.complex64)) for i in range(found.shape[0])]
-        columns = read_mask(file, found.shape[-1])
+        columns = read_mask(file, kspace_shape(found)[-1])
     mask = torch.from_numpy(columns).to(device)
     centre = torch.from_numpy(centre_lines(columns, acs := detect_acs(columns))).to(device)
     kspace = torch.stack(slices).to(device) * mask

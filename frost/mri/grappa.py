@@ -128,9 +128,10 @@ def centre_products(
 
     All that any normal equations consist of, so this one computation serves every set of lines; those of negative
     lags are conjugates, L[-l, i, j, a, b] = conj(L[l, j, i, b, a]). In double precision, so that the square of a weak
-    signal survives.
+    signal survives. Raises InputError where the kernel is higher than k-space.
     """
     n_columns, n_coils, height = centre.shape
+    _require_rows(height, kernel_points)
     flat = centre.flatten(0, 1).to(torch.complex128)
     lags = torch.stack([flat[:, : height - lag].conj() @ flat[:, lag:].T for lag in range(kernel_points)])
     return lags.view(-1, n_columns, n_coils, n_columns, n_coils).transpose(2, 3)
@@ -290,5 +291,9 @@ def _check(kspace: Tensor, mask: Tensor, acs: slice, params: GrappaParams) -> No
         raise InputError(f"mask: the centre columns {acs.start} to {acs.stop - 1} must all be measured")
     if acs.stop - acs.start < 2:
         raise InputError("mask: GRAPPA needs at least 2 centre lines, there is 1")
-    if params.kernel_points > height:
-        raise InputError(f"grappa.kernel_points: {params.kernel_points} must not exceed the {height} rows of k-space")
+    _require_rows(height, params.kernel_points)
+
+
+def _require_rows(height: int, kernel_points: int) -> None:
+    if kernel_points > height:
+        raise InputError(f"grappa.kernel_points: {kernel_points} must not exceed the {height} rows of k-space")

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
-from frost.scans.volumes import attribute, named_faults, open_h5
+from frost.scans.h5 import attribute, named_faults, open_h5
 
 KNEE = ("CORPD_FBK", "CORPDFS_FBK")  # acquisitions of fastMRI's knees
 PUBLIC = ("acc4", "acc5", "acc8")  # folders of the 2024 leaderboard that its results call `public`

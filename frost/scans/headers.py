@@ -10,18 +10,19 @@ import h5py
 
 from frost.errors import InputError
 from frost.mri.sampling import MaskRecord
-from frost.scans.layouts import Found, Layout
-from frost.scans.volumes import (
-    Volume,
+from frost.scans.h5 import (
     attribute,
     dataset,
     hard_dataset,
     has_dataset,
+    kspace_shape,
     named_faults,
     open_h5,
     read_mask,
     read_scalar,
 )
+from frost.scans.layouts import Found, Layout
+from frost.scans.volumes import Volume
 
 SNU_SIZE = (384, 384)  # of every SNU image; taken from the file where it has one
 
@@ -38,7 +39,7 @@ class Scan:
 def read_scan(source: Path, layout: Layout, entry: Found, identity: str) -> Scan:
     """Everything about one volume but its mask, from the headers of its files."""
     with named_faults(entry.file), open_h5(entry.file) as file:
-        n_slices, n_coils, height, width = dataset(file, "kspace", "kspace").shape
+        n_slices, n_coils, height, width = kspace_shape(dataset(file, "kspace", "kspace"))
         has_mask = has_dataset(file, "mask")
         if has_mask:
             read_mask(file, width)
@@ -96,7 +97,7 @@ class _Images(NamedTuple):
 
 def _fastmri_images(file: h5py.File, entry: Found, has_mask: bool) -> _Images:
     """Sizes from the ISMRMRD header, else from the target, else the largest square."""
-    n_slices, _, height, width = file["kspace"].shape
+    n_slices, _, height, width = kspace_shape(file["kspace"])
     size: tuple[int, int] | None = None
     for name in ("reconstruction_rss", "reconstruction_rss_clean"):
         if has_dataset(file, name):

@@ -12,7 +12,8 @@ from typing import Literal
 import h5py
 
 from frost.errors import InputError
-from frost.scans.volumes import Volume, named_faults, open_h5
+from frost.scans.h5 import named_faults, open_h5
+from frost.scans.volumes import Volume
 
 WHOLE_BELOW = 64 << 20
 

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -25,8 +26,11 @@ from frost.mri.sampling import (
     effective_acceleration,
     n_low_frequencies,
 )
-from frost.scans.volumes import Volume, attribute, dataset, named_faults, open_h5, read_mask, read_slice
+from frost.scans.h5 import attribute, dataset, kspace_shape, named_faults, open_h5, read_mask, read_slice
+from frost.scans.measured import Measured, fault
+from frost.scans.volumes import Volume
 
+SAME = 1e-5  # of the maximum: images that differ by rounding alone
 AGAIN = "the file has changed: run `dvc repro`"
 
 
@@ -73,22 +77,48 @@ class VolumeReader:
     def kspace(self, i: int) -> Complex[Tensor, "coil y x"]:
         """k-space of slice `i` as it is in the file: with all columns, or without those a test file lacks.
 
-        Raises InputError where columns are missing and no `mask` tells which: zeros are never taken for one.
+        Raises InputError where it is not what mask, target and `frost.mri.fourier` take it for: zeros are never
+        taken for a mask. See `frost.scans.measured`.
         """
+        values = self._kspace(i)
+        measured = self._checked(Measured.of(values), i)
+        kspace = torch.from_numpy(values)
+        if measured.undersampled and self.volume.target != "none":
+            self._require_target(kspace, i)
+        return kspace
+
+    def _kspace(self, i: int) -> Complex[np.ndarray, "coil y x"]:
         volume = self.volume
         with named_faults(self.source / volume.file):
             file = self._open(volume.file)
             found = dataset(file, "kspace", "kspace")
             shape = (volume.n_slices, volume.n_coils, volume.height, volume.width)
-            if found.shape != shape:
+            if kspace_shape(found) != shape:
                 raise InputError(f"{file.filename}: `kspace`: has shape {found.shape}, {shape} in the index; {AGAIN}")
-            values = read_slice(found, i, np.complex64)
-        if volume.mask.kind != "file":
-            # Zero columns at the edges are a scanner's padding; between sampled ones they are undersampling.
-            sampled = np.flatnonzero(values.any(axis=(0, 1)))
-            if len(sampled) and sampled[-1] - sampled[0] + 1 != len(sampled):
-                raise InputError(f"{self.source / volume.file}: undersampled but has no `mask` dataset; add one")
-        return torch.from_numpy(values)
+            return read_slice(found, i, np.complex64)
+
+    def _checked(self, measured: Measured, i: int) -> Measured:
+        """`measured` of slice `i`, joined with that of others until nothing is wrong; InputError if all are wrong."""
+        volume = self.volume
+        mask = self._columns() if volume.mask.kind == "file" else None
+        for j in range(-1, volume.n_slices):
+            if j >= 0 and j != i:
+                measured = measured.joined(Measured.of(self._kspace(j)))
+            what = fault(measured, mask, volume.mask.padding)
+            if what is None:
+                return measured
+        raise InputError(f"{self.source / volume.file}: {what}")
+
+    def _require_target(self, kspace: Complex[Tensor, "coil y x"], i: int) -> None:
+        """InputError where undersampled k-space is all that the target was, or is to be, computed from."""
+        volume, name = self.volume, "reconstruction_rss" if self.volume.image_file is None else "image_label"
+        if volume.target == "computed":
+            what = f"`kspace`: is undersampled, so that no target can be computed; `{name}` is needed"
+            raise InputError(f"{self.source / volume.file}: {what}")
+        target, zero_filled = self._image(name, i), self.crop(rss(ifft2c(kspace)))
+        if target.any() and (target - zero_filled).abs().max() < SAME * target.max():
+            what = f"`{name}`: is the image of the undersampled `kspace`, so no target; one of full k-space is needed"
+            raise InputError(f"{self.source / (volume.image_file or volume.file)}: {what}")
 
     def mask(self) -> Bool[Tensor, " x"]:
         """The acquired columns: the file's `mask`, else drawn from the record; False in the padding."""
@@ -98,6 +128,15 @@ class VolumeReader:
         """The fully sampled columns in the middle: as many as were drawn, or found in the file's mask."""
         n_low = n_low_frequencies(self.volume.mask, self.volume.width)
         return detect_acs(self._columns()) if n_low is None else acs_columns(self.volume.width, n_low)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Whatever is found wrong with the scan by code that does not know its file, with the file's name."""
+        try:
+            yield
+        except InputError as error:
+            file = str(self.source / self.volume.file)
+            raise (error if file in str(error) else InputError(f"{file}: {error}")) from None
 
     def centre_lines(self) -> Bool[Tensor, " x"]:
         """The measured columns of the centre, as networks take them."""

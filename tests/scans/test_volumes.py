@@ -155,12 +155,15 @@ def nan(values):
     ("spoil", "says"),
     [
         (lambda f, k: f.unlink(), "no such file"),
-        (lambda f, k: f.write_bytes(b""), "damaged, truncated or not HDF5"),
+        (lambda f, k: f.write_bytes(b""), r"not HDF5 but empty \(0 bytes\); copy it again"),
         (lambda f, k: f.write_bytes(f.read_bytes()[:5000]), "damaged, truncated or not HDF5"),
         (lambda f, k: f.write_text("hello"), "damaged, truncated or not HDF5"),
         (lambda f, k: (f.unlink(), f.mkdir()), "damaged, truncated or not HDF5"),
         (lambda f, k: replace(f, "kspace"), "`kspace`: no such dataset"),
-        (lambda f, k: replace(f, "kspace", k.abs().numpy()), "holds float32; complex numbers are needed"),
+        (
+            lambda f, k: replace(f, "kspace", k.abs().numpy()),
+            r"holds float32 of shape \(2, 4, 48, 44\); complex numbers are needed",
+        ),
         (lambda f, k: replace(f, "kspace", k[:, 0].numpy()), r"\(slice, coil, y, x\) is needed"),
         (lambda f, k: replace(f, "kspace", k[..., 1:].numpy()), "in the index; the file has changed"),
         (lambda f, k: replace(f, "kspace", nan(k)), "`kspace`: slice 1 has NaN or infinite values"),

@@ -61,9 +61,18 @@ def test_every_epoch_and_slice_has_a_mask_of_its_own(fastmri_source, volumes):
     assert torch.equal(kspace.abs().sum((0, 1)) > 0, mask) and (mask & centre).sum() == centre.sum() == 9
 
 
-def test_a_mask_in_the_file_is_never_redrawn(tmp_path, write_fastmri_tree):
+@pytest.fixture
+def undersampled(tmp_path, write_fastmri_tree):
+    """A folder, and its one volume of measured columns alone that has a target."""
     source = write_fastmri_tree(tmp_path, (2, 2, 2))
-    masked = index_of(source, "test")[0].model_copy(update={"target": "computed"})
+    masked = index_of(source, "test")[0].model_copy(update={"target": "file"})
+    with h5py.File(source / masked.file, "a") as h5:
+        h5["reconstruction_rss"] = np.full((2, 32, 32), 1e-4, np.float32)
+    return source, masked
+
+
+def test_a_mask_in_the_file_is_never_redrawn(undersampled):
+    source, masked = undersampled
     dataset = ScanDataset(source, [masked], params(redraw_mask=True), seed=0)
     with VolumeReader(source, masked) as reader:
         for epoch in range(2):
@@ -71,9 +80,8 @@ def test_a_mask_in_the_file_is_never_redrawn(tmp_path, write_fastmri_tree):
             assert torch.equal(dataset[0]["inputs"][1], reader.mask())
 
 
-def test_a_scan_of_measured_columns_alone_cannot_be_moved(tmp_path, write_fastmri_tree):
-    source = write_fastmri_tree(tmp_path, (2, 2, 2))
-    masked = index_of(source, "test")[0].model_copy(update={"target": "computed"})
+def test_a_scan_of_measured_columns_alone_cannot_be_moved(undersampled):
+    source, masked = undersampled
     with pytest.raises(InputError, match="holds measured columns alone, so that a moved scan has no target"):
         ScanDataset(source, [masked], params(flip_x=1.0), seed=0)[0]
 

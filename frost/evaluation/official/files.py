@@ -12,7 +12,7 @@ from frost.evaluation.official.pooling import summarise, volume_rows
 from frost.evaluation.official.presets import PRESETS, Preset, VolumeScores, score_volume
 from frost.evaluation.scores import Box
 from frost.evaluation.tables import Row
-from frost.scans.volumes import attribute, dataset, has_dataset, named_faults, open_h5, read_slice
+from frost.scans.h5 import attribute, dataset, has_dataset, named_faults, open_h5, read_slice
 
 LARGEST = 2**31  # pixels of a volume: the declared size is checked before memory is allocated
 TARGETS = ("image_label", "reconstruction_esc", "reconstruction_rss")  # the first that is there is the official one

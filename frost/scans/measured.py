@@ -1,0 +1,103 @@
+"""What k-space itself tells: which of its rows and columns were measured, and where its origin lies.
+
+A mask, a target and the word of a file can be wrong without any error; the image is then plausible and wrong. So what
+a file says is held against its k-space. Where a single slice is suspicious all slices of the volume are looked at: a
+column may be zero in one of them, and a spike may outshine the centre of another.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Complex, Float
+
+NARROWEST = 8  # columns or rows among which an origin can be told from noise
+BRIGHTER = 3.0  # an end of k-space against its middle: noise alone gives 1, at most 2.3; origins at index 0 gave 15 up
+
+
+class Measured(NamedTuple):
+    """Where the samples of one slice, or of several together, are not zero, and where the strongest of them lie."""
+
+    rows: Bool[np.ndarray, " y"]
+    columns: Bool[np.ndarray, " x"]
+    at_ends: tuple[int, int]
+    """Along y and x: slices whose signal lies at the ends of k-space less those where it lies in the middle."""
+
+    @classmethod
+    def of(cls, kspace: Complex[np.ndarray, "coil y x"]) -> "Measured":
+        """Of one slice, by the largest part of a complex number in any coil: no square that might underflow."""
+        parts = np.abs(kspace.view(kspace.real.dtype)).max(axis=0)
+        largest = parts.reshape(*kspace.shape[1:], 2).max(axis=-1)
+        rows, columns = largest.sum(axis=1, dtype=np.float64), largest.sum(axis=0, dtype=np.float64)
+        return cls(rows > 0, columns > 0, (_end_or_middle(rows), _end_or_middle(columns)))
+
+    def joined(self, other: "Measured") -> "Measured":
+        """Of the slices of both."""
+        y, x = (a + b for a, b in zip(self.at_ends, other.at_ends))
+        return Measured(self.rows | other.rows, self.columns | other.columns, (y, x))
+
+    @property
+    def undersampled(self) -> bool:
+        """Whether columns are missing between measured ones; those at the edges are a scanner's padding."""
+        return _has_gaps(self.columns)
+
+
+def _end_or_middle(amplitude: Float[np.ndarray, " n"]) -> int:
+    """1 where the signal lies around index 0, wrapped around; -1 around n // 2; 0 where neither is clear."""
+    n = len(amplitude)
+    peak = amplitude.max()
+    if n < NARROWEST or peak == 0:
+        return 0
+    power, index = (amplitude / peak) ** 2, np.arange(n)
+    ends = power[np.minimum(index, n - index) < n / 8].sum()
+    middle = power[np.abs(index - n // 2) < n / 8].sum()
+    return int(ends > BRIGHTER * middle) - int(middle > BRIGHTER * ends)
+
+
+def _has_gaps(measured: Bool[np.ndarray, " n"]) -> bool:
+    indices = np.flatnonzero(measured)
+    return len(indices) > 0 and int(indices[-1]) - int(indices[0]) + 1 != len(indices)
+
+
+def fault(measured: Measured, mask: Bool[np.ndarray, " x"] | None, padding: tuple[int, int]) -> str | None:
+    """What is wrong with the k-space of a volume, or with the mask in its file, and what would be right; else None.
+
+    mask: None where the file has none and its k-space should be complete. It is sound on complete k-space, which it
+    then undersamples, and where its columns are those that were measured. padding: [left, right), the columns that the
+    scanner went to; outside nothing is compared, and nothing outside the outermost measured columns.
+    """
+    axes = [axis for axis, excess in zip("yx", measured.at_ends) if excess > 0]
+    if axes:
+        return (
+            f"`kspace`: its signal lies at the ends of {' and '.join(axes)}, not in the middle: its origin is at index "
+            f"0; apply `fftshift` along {' and '.join(axes)}"
+        )
+    if _has_gaps(measured.rows):
+        return "`kspace`: rows are missing, not columns: phase encoding must be the last axis; swap the last two axes"
+    if mask is None:
+        return "undersampled but has no `mask` dataset; add one" if measured.undersampled else None
+    outermost = np.flatnonzero(measured.columns)
+    if not measured.undersampled:
+        return None
+    inside = np.zeros_like(measured.columns)
+    inside[max(padding[0], outermost[0]) : min(padding[1], outermost[-1] + 1)] = True
+    absent, unmasked = inside & mask & ~measured.columns, inside & ~mask & measured.columns
+    if absent.any():
+        return f"`mask`: is 1 where `kspace` is 0 in all coils, {_listed(absent)}; {_right_mask(mask, measured)}"
+    if unmasked.any():
+        columns = _listed(unmasked)
+        return f"`mask`: is 0 where `kspace`, undersampled, was measured, {columns}; {_right_mask(mask, measured)}"
+    return None
+
+
+def _listed(columns: Bool[np.ndarray, " x"]) -> str:
+    indices = np.flatnonzero(columns)
+    shown = ", ".join(map(str, indices[:4])) + (", ..." if len(indices) > 4 else "")
+    return f"column{'s' if len(indices) > 1 else ''} {shown}"
+
+
+def _right_mask(mask: Bool[np.ndarray, " x"], measured: Measured) -> str:
+    """The advice about a mask that is another's."""
+    for shift in (1, -1, 2, -2):
+        if np.array_equal(np.roll(mask, shift), measured.columns):
+            return f"moved by {shift:+d} it fits"
+    return "1 for each measured column, and only there, is needed"

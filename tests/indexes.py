@@ -19,6 +19,7 @@ def params_of(source, masks=None, val=None, test=None, **changes):
         },
         "masks": MASKS | (masks or {}),
         "identity": "sampled",
+        "patient": None,
     }
     return checked(IndexParams, values | changes, "params.yaml: index")
 

@@ -34,16 +34,23 @@ class Scan:
     volume: Volume
     has_mask: bool
     size_from: str
+    patient_from: Literal["file", "pattern", "name"]
+    """`patient_id`, the user's pattern, or nothing but the file's name."""
 
 
-def read_scan(source: Path, layout: Layout, entry: Found, identity: str) -> Scan:
-    """Everything about one volume but its mask, from the headers of its files."""
+def read_scan(
+    source: Path, layout: Layout, entry: Found, identity: str, pattern: re.Pattern[str] | None = None
+) -> Scan:
+    """Everything about one volume but its mask, from the headers of its files.
+
+    pattern: finds the patient in the name of the file, and goes before `patient_id` where it does.
+    """
     with named_faults(entry.file), open_h5(entry.file) as file:
         n_slices, n_coils, height, width = kspace_shape(dataset(file, "kspace", "kspace"))
         has_mask = has_dataset(file, "mask")
         if has_mask:
             read_mask(file, width)
-        patient, acquisition = _text(file, "patient_id"), _text(file, "acquisition")
+        identified, acquisition = _text(file, "patient_id"), _text(file, "acquisition")
         acceleration = _number(file, "acceleration")
         if entry.image_file is None:
             images = _fastmri_images(file, entry, has_mask)
@@ -57,6 +64,7 @@ def read_scan(source: Path, layout: Layout, entry: Found, identity: str) -> Scan
         raise InputError(f"{entry.file}: acceleration {acceleration:g}; 1 or more is needed")
     if images.target == "none" and entry.split != "test":
         raise InputError(f"{entry.file}: a {entry.split} volume without target: full k-space or an image is needed")
+    patient, patient_from = _patient(entry.file.stem, identified, pattern)
     names = [part for part in (entry.prefix, entry.file.stem) if part]
     volume = Volume(
         name=re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(names))[:180],
@@ -64,7 +72,7 @@ def read_scan(source: Path, layout: Layout, entry: Found, identity: str) -> Scan
         file=entry.file.relative_to(source).as_posix(),
         image_file=entry.image_file.relative_to(source).as_posix() if entry.image_file else None,
         layout=layout,
-        patient=patient or entry.file.stem,
+        patient=patient,
         acquisition=acquisition,
         n_slices=n_slices,
         n_coils=n_coils,
@@ -80,7 +88,16 @@ def read_scan(source: Path, layout: Layout, entry: Found, identity: str) -> Scan
         maximum=images.maximum,
         identity=identity,
     )
-    return Scan(volume, has_mask, images.size_from)
+    return Scan(volume, has_mask, images.size_from, patient_from)
+
+
+def _patient(
+    stem: str, identified: str, pattern: re.Pattern[str] | None
+) -> tuple[str, Literal["file", "pattern", "name"]]:
+    """Whose scan it is, and what tells: the first group of the pattern, or the whole match where it has none."""
+    if pattern is not None and (match := pattern.search(stem)) and (found := match[1 if pattern.groups else 0]):
+        return found, "pattern"
+    return (identified, "file") if identified else (stem, "name")
 
 
 class _Images(NamedTuple):

@@ -4,13 +4,14 @@ Which files belong together is in `layouts`, what they hold in `headers`, how a 
 Two indexes of the same files are equal, wherever the files lie and whenever they were copied.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from frost.errors import InputError
 from frost.mri.sampling import MaskRecord, draw_mask, seed_from_name
@@ -66,6 +67,20 @@ class IndexParams(Params):
     masks: MaskParams
     identity: Method
     """Of files above 64 MiB: a digest of 16 samples, or of every byte."""
+    patient: Annotated[str, Field(min_length=1)] | None
+    """A regular expression (Python's `re`) that finds the patient in a file's name without its ending: its first group,
+    or all that it matches. Volumes whose names it does not match keep their `patient_id`. One that backtracks without
+    end, as `(a+)+$` may, is not stopped. None: `patient_id` alone."""
+
+    @field_validator("patient")
+    @classmethod
+    def _regular(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
 
 
 def build_index(params: IndexParams, memo: Path | None, say: Say = lambda line: None) -> dict[Split, list[Volume]]:
@@ -79,10 +94,12 @@ def build_index(params: IndexParams, memo: Path | None, say: Say = lambda line: 
         raise InputError(f"params.yaml: index.source: {source}: no such folder")
     layout, found = find_volumes(source, params.layout)
     say(f"{layout} layout{' (detected)' if params.layout == 'auto' else ''}: {len(found)} volumes")
+    pattern = re.compile(params.patient) if params.patient else None
     with Memo(memo, params.identity) as identities:
-        scans = [read_scan(source, layout, entry, identities.of(entry.files)) for entry in found]
+        scans = [read_scan(source, layout, entry, identities.of(entry.files), pattern) for entry in found]
     origins = Counter(scan.size_from for scan in scans)
     say("reconstruction size from " + ", ".join(f"{name} ({n})" for name, n in sorted(origins.items())))
+    _say_patients(scans, params.patient, say)
     by_split = cut_splits(
         {split: [scan for scan in scans if scan.volume.split == split] for split in SPLITS}, params.splits, say
     )
@@ -90,9 +107,27 @@ def build_index(params: IndexParams, memo: Path | None, say: Say = lambda line: 
     where = "params.yaml: index.masks"
     for split in SPLITS:
         volumes = [volume for scan in by_split[split] for volume in _with_masks(scan, split, params.masks, where)]
-        _refuse_twins(volumes)
+        _refuse_twins(volumes, "rename one of them")
         index[split] = sorted(volumes, key=lambda volume: volume.name)
     return index
+
+
+def _say_patients(scans: list[Scan], pattern: str | None, say: Say) -> None:
+    """Who the patients are, where `patient_id` does not tell of all. InputError for a pattern that finds none."""
+    by_pattern, alone = ([scan for scan in scans if scan.patient_from == kind] for kind in ("pattern", "name"))
+    if pattern is not None:
+        if not by_pattern:
+            raise InputError(
+                f"params.yaml: index.patient: {pattern!r} finds nothing in any file's name, such as "
+                f"{Path(scans[0].volume.file).stem!r}"
+            )
+        n_patients = len({scan.volume.patient for scan in by_pattern})
+        say(f"index.patient: {n_patients} patients by the names of {len(by_pattern)} of {len(scans)} volumes")
+    if alone:
+        say(
+            f"{len(alone)} of {len(scans)} volumes have no patient_id: each is taken for a patient of its own, and "
+            "their split is by file; where names hold the subject, index.patient groups them"
+        )
 
 
 def volumes_of(
@@ -120,7 +155,7 @@ def volumes_of(
             if failed is None:
                 raise
             failed.append(str(error))
-    _refuse_twins(volumes)
+    _refuse_twins(volumes, "give each folder by itself")
     return root, sorted(volumes, key=lambda volume: volume.name)
 
 
@@ -177,10 +212,10 @@ def _kind(name: str, masks: MaskParams) -> DrawnKind:
     return masks.kind[seed_from_name(f"{name}.kind", seed) % len(masks.kind)]
 
 
-def _refuse_twins(volumes: list[Volume]) -> None:
+def _refuse_twins(volumes: list[Volume], advice: str) -> None:
     """Names become folders: two of one name would overwrite each other, also where the disk ignores case."""
     by_name: dict[str, Volume] = {}
     for volume in volumes:
         twin = by_name.setdefault(volume.name.lower(), volume)
         if twin is not volume:
-            raise InputError(f"{volume.file}: has the same name as {twin.file} in {volume.split}; rename one of them")
+            raise InputError(f"{volume.file}: has the same name as {twin.file} in {volume.split}; {advice}")

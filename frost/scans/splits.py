@@ -54,7 +54,8 @@ def cut_splits(
                 f"{len(taken)} of its {len(shares)} volumes, by patient; it must leave some in both{bounds}"
             )
         instead = f" instead of the source's own {len(scans[split])}" if scans[split] else ""
-        say(f"{split}: {len(taken)} volumes cut from {cut.cut_from}, by patient{instead}")
+        by = "file" if all(scan.patient_from == "name" for scan in taken + left) else "patient"
+        say(f"{split}: {len(taken)} volumes cut from {cut.cut_from}, by {by}{instead}")
         scans[cut.cut_from], scans[split] = left, taken
     for split in SPLITS:
         if not scans[split]:

@@ -38,7 +38,7 @@ class Volume(Params):
     """The image file of the SNU layouts."""
     layout: Literal["fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
     patient: str
-    """`patient_id`, else the stem of the file's name."""
+    """What `index.patient` finds in the file's name, else `patient_id`, else the stem of the name."""
     acquisition: str
     n_slices: Annotated[int, Field(ge=1)]
     n_coils: Annotated[int, Field(ge=1)]

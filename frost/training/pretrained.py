@@ -5,9 +5,11 @@ checkpoints hold, harmless classes are replaced by an empty stand-in, and everyt
 """
 
 import hashlib
+import os
 import pickle
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +30,8 @@ HARMLESS = re.compile(
     r"|numpy\.(dtype|dtypes\.\w+|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
 )
 
+WRAPPERS = ("module", "_orig_mod")  # parts of names, by DataParallel, averaging (beside `n_averaged`) and torch.compile
+
 TRAIN_AND_VAL = "train+val (by the file's name)"
 
 
@@ -46,7 +50,8 @@ def load_pretrained(path: Path, memory: Mapping[str, Any]) -> Pretrained:
             baseline, or a folder as Frost writes it
     memory: values for `coils_at_once` and `checkpointing`, which decide no number
 
-    Raises InputError where it is none of these, or has a weight too many, too few or of another shape.
+    Its sizes are told on stderr. Raises InputError where it is none of these, or has a weight too many, too few or of
+    another shape.
     """
     if path.is_dir():
         config = load_config(path)
@@ -58,13 +63,19 @@ def load_pretrained(path: Path, memory: Mapping[str, Any]) -> Pretrained:
         return Pretrained(choice.name, network.requires_grad_(True), trained_on(path))
     state = _varnet_weights(path)
     try:
+        sizes = _sizes(state, path)
         with torch.device("meta"):
-            network = VarNet(VarNetParams(**_sizes(state, path), **memory))
+            network = VarNet(VarNetParams(**sizes, **memory))
         network.load_state_dict(state, strict=True, assign=True)
     except InputError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:  # ValueError: pydantic's, for sizes that no VarNet has
         raise InputError(f"{path}: not the weights of a VarNet: {first_line(error)}") from None
+    if os.environ.get("RANK", "0") == "0":
+        told = ", ".join(
+            f"{sizes[name]} {name}" for name in ("cascades", "channels", "pools", "sens_channels", "sens_pools")
+        )
+        sys.stderr.write(f"{path}: VarNet, {told}\n")
     return Pretrained("varnet", network.requires_grad_(True), trained_on(path))
 
 
@@ -98,20 +109,36 @@ class _Inert:
 
 
 def _varnet_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file of any of the three forms, as float32."""
+    """The state dict in a file of any of the three forms, as float32. Its names are looked at before its values."""
     content = _unpickled(path)
     state = content
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):  # Lightning
-        named = content["state_dict"].items()
-        state = {name.removeprefix("varnet."): value for name, value in named if str(name).startswith("varnet.")}
-    elif isinstance(content, dict) and isinstance(content.get("model"), dict):  # SNU baseline
-        state = content["model"]
+    if isinstance(content, dict):  # Lightning's, or the SNU baseline's
+        state = next((content[key] for key in ("state_dict", "model") if isinstance(content.get(key), dict)), content)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path}: no state dict, Lightning checkpoint (varnet.*) or SNU checkpoint (model)")
+        held = f"; it has {_listed(state)}" if isinstance(state, dict) and state else ""
+        raise InputError(f"{path}: no state dict, Lightning checkpoint (varnet.*) or SNU checkpoint (model){held}")
+    state = _unwrapped(state)
+    for part in ("cascades.0.model.unet.", "sens_net.norm_unet.unet."):
+        if not any(name.startswith(part) for name in state):
+            raise InputError(f"{path}: not the weights of a VarNet, which has {part}*; it has {_listed(state)}")
     for name, value in state.items():
         if not value.is_floating_point() or not value.isfinite().all():
             raise InputError(f"{path}: {name}: finite real numbers are needed")
-    return {str(name): value.detach().float() for name, value in state.items()}
+    return {name: value.detach().float() for name, value in state.items()}
+
+
+def _unwrapped(state: Mapping[Any, Tensor]) -> dict[str, Tensor]:
+    """A state dict under the network's own names: without those of wrappers, and of Lightning's the network alone."""
+    parts = [[part for part in str(name).split(".") if part not in WRAPPERS] for name in state]
+    names = {".".join(part): value for part, value in zip(parts, state.values()) if part != ["n_averaged"]}
+    inner = {name.removeprefix("varnet."): value for name, value in names.items() if name.startswith("varnet.")}
+    return inner or names
+
+
+def _listed(names: Iterable[object]) -> str:
+    """The first names, for an error line."""
+    shown = [" ".join(str(name).split())[:60] for name, _ in zip(names, range(4))]
+    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")
 
 
 def _unpickled(path: Path) -> Any:

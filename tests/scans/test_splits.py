@@ -1,9 +1,12 @@
 """Splits cut by patient: no patient is divided, and another volume moves none."""
 
+import h5py
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frost.errors import InputError
 from frost.scans.splits import patient_share
 from frost.scans.volumes import SPLITS
 from tests.indexes import check_every_volume, index_of
@@ -61,3 +64,62 @@ def test_share_is_about_the_fraction():
     shares = np.array([patient_share("test", f"patient{i}") for i in range(2000)])
     for fraction in (0.1, 0.5):
         assert abs((shares < fraction).mean() - fraction) < 0.04
+
+
+@pytest.fixture
+def subjects(tmp_path, write_fastmri):
+    """Twelve subjects, three contrasts each; files without `patient_id` whose names hold the subject."""
+    for i in range(36):
+        file = tmp_path / f"sub-{i // 3:02d}_{('T1', 'T2', 'FLAIR')[i % 3]}.h5"
+        write_fastmri(file, shape=(1, 1, 16, 16), recon=(16, 16), seed=i)
+        with h5py.File(file, "a") as h5:
+            del h5.attrs["patient_id"]
+    return tmp_path
+
+
+def test_files_without_patient_are_said_to_be_split_by_file(subjects):
+    said = []
+    index_of(subjects, say=said.append)
+    assert said[2].startswith("36 of 36 volumes have no patient_id")
+    assert "their split is by file" in said[2] and "index.patient" in said[2]
+    assert [line.partition(" cut from ")[2] for line in said[3:]] == ["train, by file", "val, by file"]
+
+
+@pytest.mark.parametrize("pattern", [r"sub-(\d+)", r"^sub-\d+"])
+def test_a_pattern_of_names_keeps_a_subject_together(subjects, pattern):
+    said = []
+    index = index_of(subjects, patient=pattern, say=said.append)
+    assert said[2] == "index.patient: 12 patients by the names of 36 of 36 volumes" and "by patient" in said[3]
+    where = {}
+    for split in SPLITS:
+        for volume in index[split]:
+            where.setdefault(volume.patient, set()).add(split)
+    assert len(where) == 12 and {len(splits) for splits in where.values()} == {1}
+    assert set(where) == {f"{'' if '(' in pattern else 'sub-'}{i:02d}" for i in range(12)}
+
+
+def test_a_name_that_the_pattern_does_not_match_keeps_its_patient(subjects, write_fastmri):
+    write_fastmri(subjects / "other.h5", shape=(1, 1, 16, 16), recon=(16, 16), patient="somebody")
+    write_fastmri(subjects / "sub-03_GRE.h5", shape=(1, 1, 16, 16), recon=(16, 16), patient="somebody else")
+    said = []
+    index = index_of(subjects, patient=r"sub-(\d*)", say=said.append)
+    assert {v.file: v.patient for split in SPLITS for v in index[split]}.items() >= {
+        ("other.h5", "somebody"), ("sub-03_GRE.h5", "03")
+    }  # fmt: skip
+    assert said[2] == "index.patient: 12 patients by the names of 37 of 38 volumes"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("(", "not a regular expression: missing \\)"),
+        ("subject", "'subject' finds nothing in any file's name, such as 'sub-00_FLAIR'"),
+        ("(x)?sub", "finds nothing in any file's name"),
+        ("", "at least 1 character"),
+        (3, "valid string"),
+    ],
+)
+def test_a_useless_pattern_is_one_line(subjects, pattern, words):
+    with pytest.raises(InputError, match=rf"^params\.yaml: index\.patient: .*{words}") as caught:
+        index_of(subjects, patient=pattern)
+    assert "\n" not in str(caught.value)

@@ -45,6 +45,35 @@ def baseline(state):
     }  # fmt: skip
 
 
+def wrapped(*prefixes):
+    return lambda state: {"".join(prefixes) + name: value for name, value in state.items()}
+
+
+def compiled_inside(state):
+    return {name.replace(".model.unet.", ".model.unet._orig_mod."): value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        wrapped("module."), wrapped("_orig_mod."), wrapped("module.", "_orig_mod."), wrapped("_orig_mod.", "module."),
+        compiled_inside,
+        lambda state: {"n_averaged": torch.tensor(3), **wrapped("module.")(state)},
+        lambda state: lightning(wrapped("_orig_mod.")(state)),
+        lambda state: {"state_dict": wrapped("module.varnet.")(state)},
+        lambda state: baseline(wrapped("module.")(state)),
+    ],
+)  # fmt: skip
+def test_names_of_wrappers_are_taken_off_and_the_network_is_named(tmp_path, network, form, capsys):
+    torch.save(form(network.state_dict()), tmp_path / "weights.pt")
+    loaded = load_pretrained(tmp_path / "weights.pt", MEMORY)
+    assert loaded.network.params == PARAMS
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.network.state_dict()[name], value), name
+    told = "weights.pt: VarNet, 11 cascades, 3 channels, 1 pools, 2 sens_channels, 2 sens_pools\n"
+    assert capsys.readouterr().err.endswith(told)
+
+
 @pytest.mark.parametrize("form", [bare, lightning, baseline])
 @pytest.mark.parametrize("new_format", [True, False])
 def test_all_forms_give_the_same_network(tmp_path, network, form, new_format):
@@ -127,7 +156,13 @@ DC, FIRST = "cascades.1.dc_weight", "cascades.0.model.unet.down_sample_layers.0.
             lambda state: state | {FIRST.replace("layers.0.l", f"layers.{i}.l"): torch.ones(2) for i in range(9)},
             "not the weights of a VarNet",
         ),
-        (lambda state: {"state_dict": {"unet.x": torch.ones(1)}}, "no state dict, Lightning checkpoint"),
+        (lambda state: {**state, "n.num_batches_tracked": torch.tensor(1)}, "num_batches_tracked: finite real"),
+        (
+            lambda state: {"conv.weight": torch.ones(3), "bn.num_batches_tracked": torch.tensor(1)},
+            r"not the weights of a VarNet, which has cascades\.0\..*; it has conv.weight, bn.num_batches_tracked$",
+        ),
+        (lambda state: {"state_dict": {"unet.x": torch.ones(1)}}, "not the weights of a VarNet.*it has unet.x"),
+        (lambda state: {"epoch": 3, "net": state}, "no state dict, .*it has epoch, net$"),
         (lambda state: [1, 2], "no state dict, Lightning checkpoint"),
         (lambda state: {}, "no state dict, Lightning checkpoint"),
     ],

@@ -27,7 +27,8 @@ def index_of(source, split="train"):
     }  # fmt: skip
     cut = {"cut_from": "train", "fraction": 0.3, "when": "missing"}
     sections = {"val": cut, "test": {**cut, "cut_from": "val", "when": "never"}}
-    values = {"source": str(source), "layout": "auto", "splits": sections, "masks": masks, "identity": "sampled"}
+    values = {"source": str(source), "layout": "auto", "splits": sections, "masks": masks}
+    values |= {"identity": "sampled", "patient": None}
     return build_index(checked(IndexParams, values, "index"), None)[split]
 
 

@@ -3,7 +3,7 @@
 import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -77,7 +77,7 @@ def reconstruct(
     if time and done.rows:
         Console().print(f"{done.milliseconds():.1f} ms a slice, mean of all slices: batch 1, warm, reading included")
     if done.failed:
-        raise InputError(f"{len(done.failed)} of the volumes could not be reconstructed: " + "; ".join(done.failed))
+        _end_with(done.failed, "could not be reconstructed")
 
 
 def _device(name: str | None) -> Any:
@@ -341,7 +341,14 @@ def trust(
     else:
         Console().print(trust_table(rows))
     if failed:
-        raise InputError(f"{len(failed)} of the volumes could not be read: " + "; ".join(failed))
+        _end_with(failed, "could not be read")
+
+
+def _end_with(failed: list[str], what: str) -> NoReturn:
+    """A line for each volume that failed, and exit status 1."""
+    for line in failed:
+        sys.stderr.write(f"error: {line}\n")
+    raise InputError(f"{len(failed)} of the volumes {what}")
 
 
 def finite(value: Any) -> Any:

@@ -42,10 +42,10 @@ def load_params(section: str, model: type[P], file: Path = Path("params.yaml")) 
     Raises InputError, one line for the first thing that is wrong: the file, the section, a key or a value.
     """
     try:
-        sections = YAML(typ="safe").load(file.read_text())
+        sections = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; run from the folder that holds it") from None
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(sections, dict) or section not in sections:
         raise InputError(f"{file}: has no section `{section}`")

@@ -257,5 +257,7 @@ def read_mask(file: h5py.File, width: int) -> np.ndarray:
         raise InputError(f"{where}: has values other than 0 and 1")
     centre = width // 2
     if not values[max(centre - 1, 0) : centre + 1].all():
-        raise InputError(f"{where}: the columns in the middle are not acquired; centre lines are needed to calibrate")
+        at_ends = np.roll(values, centre)[max(centre - 1, 0) : centre + 1].all()
+        hint = "those at its ends are: apply `fftshift`" if at_ends else "centre lines are needed to calibrate"
+        raise InputError(f"{where}: the columns in the middle are not acquired; {hint}")
     return np.asarray(values, dtype=bool)

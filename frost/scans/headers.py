@@ -65,12 +65,15 @@ def read_scan(
     if images.target == "none" and entry.split != "test":
         raise InputError(f"{entry.file}: a {entry.split} volume without target: full k-space or an image is needed")
     patient, patient_from = _patient(entry.file.stem, identified, pattern)
+    relative = [file.relative_to(source).as_posix() for file in entry.files]
+    if any("\udc80" <= letter <= "\udcff" for path in relative for letter in path):  # Python's for undecoded bytes
+        raise InputError(f"{entry.file}: its name is not UTF-8 here; rename it, or set LC_ALL=C.UTF-8")
     names = [part for part in (entry.prefix, entry.file.stem) if part]
     volume = Volume(
         name=re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(names))[:180],
         split=entry.split,
-        file=entry.file.relative_to(source).as_posix(),
-        image_file=entry.image_file.relative_to(source).as_posix() if entry.image_file else None,
+        file=relative[0],
+        image_file=relative[1] if entry.image_file else None,
         layout=layout,
         patient=patient,
         acquisition=acquisition,

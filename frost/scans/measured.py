@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
-NARROWEST = 8  # columns or rows among which an origin can be told from noise
-BRIGHTER = 3.0  # an end of k-space against its middle: noise alone gives 1, at most 2.3; origins at index 0 gave 15 up
+NARROWEST, FEWEST = 16, 256  # columns or rows, and samples in all, of which the origin can be told from noise
+BRIGHTER = 3.0  # the ends of k-space against its middle: noise gives 1, at most 2; origins at index 0 give 15 and more
 
 
 class Measured(NamedTuple):
@@ -21,6 +21,8 @@ class Measured(NamedTuple):
     columns: Bool[np.ndarray, " x"]
     at_ends: tuple[int, int]
     """Along y and x: slices whose signal lies at the ends of k-space less those where it lies in the middle."""
+    has_phase: bool
+    """Whether any sample is another number than its magnitude."""
 
     @classmethod
     def of(cls, kspace: Complex[np.ndarray, "coil y x"]) -> "Measured":
@@ -28,12 +30,15 @@ class Measured(NamedTuple):
         parts = np.abs(kspace.view(kspace.real.dtype)).max(axis=0)
         largest = parts.reshape(*kspace.shape[1:], 2).max(axis=-1)
         rows, columns = largest.sum(axis=1, dtype=np.float64), largest.sum(axis=0, dtype=np.float64)
-        return cls(rows > 0, columns > 0, (_end_or_middle(rows), _end_or_middle(columns)))
+        at_ends = (_end_or_middle(rows), _end_or_middle(columns)) if largest.size >= FEWEST else (0, 0)
+        has_phase = bool(kspace.imag.any() or (kspace.real < 0).any())
+        return cls(rows > 0, columns > 0, at_ends, has_phase)
 
     def joined(self, other: "Measured") -> "Measured":
         """Of the slices of both."""
         y, x = (a + b for a, b in zip(self.at_ends, other.at_ends))
-        return Measured(self.rows | other.rows, self.columns | other.columns, (y, x))
+        phase = self.has_phase or other.has_phase
+        return Measured(self.rows | other.rows, self.columns | other.columns, (y, x), phase)
 
     @property
     def undersampled(self) -> bool:
@@ -65,6 +70,8 @@ def fault(measured: Measured, mask: Bool[np.ndarray, " x"] | None, padding: tupl
     then undersamples, and where its columns are those that were measured. padding: [left, right), the columns that the
     scanner went to; outside nothing is compared, and nothing outside the outermost measured columns.
     """
+    if measured.columns.any() and not measured.has_phase:
+        return "`kspace`: holds magnitudes alone; both parts of its complex numbers are needed"
     axes = [axis for axis, excess in zip("yx", measured.at_ends) if excess > 0]
     if axes:
         return (

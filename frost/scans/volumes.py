@@ -71,7 +71,7 @@ def write_index(folder: Path, index: Mapping[Split, Sequence[Volume]]) -> None:
     for split in SPLITS:
         lines = [volume.model_dump_json() for volume in index[split]]
         fresh = folder / f".{split}.json.{os.getpid()}"
-        fresh.write_text("[\n" + ",\n".join(lines) + "\n]\n")
+        fresh.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
         fresh.replace(folder / f"{split}.json")
 
 

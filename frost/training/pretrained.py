@@ -60,6 +60,7 @@ def load_pretrained(path: Path, memory: Mapping[str, Any]) -> Pretrained:
         with torch.device("meta"):
             network = build(KSPACE_NETWORKS, choice, where=str(path))
         network.load_state_dict(weights, strict=True, assign=True)
+        _tell(path, choice.name)
         return Pretrained(choice.name, network.requires_grad_(True), trained_on(path))
     state = _varnet_weights(path)
     try:
@@ -71,12 +72,15 @@ def load_pretrained(path: Path, memory: Mapping[str, Any]) -> Pretrained:
         raise
     except (RuntimeError, ValueError, TypeError) as error:  # ValueError: pydantic's, for sizes that no VarNet has
         raise InputError(f"{path}: not the weights of a VarNet: {first_line(error)}") from None
-    if os.environ.get("RANK", "0") == "0":
-        told = ", ".join(
-            f"{sizes[name]} {name}" for name in ("cascades", "channels", "pools", "sens_channels", "sens_pools")
-        )
-        sys.stderr.write(f"{path}: VarNet, {told}\n")
+    of = ("cascades", "channels", "pools", "sens_channels", "sens_pools")
+    _tell(path, "VarNet, " + ", ".join(f"{sizes[name]} {name}" for name in of))
     return Pretrained("varnet", network.requires_grad_(True), trained_on(path))
+
+
+def _tell(path: Path, network: str) -> None:
+    """Which network was read, once in all."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(f"{path}: {network}\n")
 
 
 def trained_on(path: Path) -> list[dict[str, str]] | str:

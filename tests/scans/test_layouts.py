@@ -163,3 +163,15 @@ def test_empty_folders(tmp_path, write_fastmri_tree):
     write_fastmri_tree(tmp_path, (2, 2, 0))
     with pytest.raises(InputError, match=r"no volume for test; .*when: missing"):
         index_of(tmp_path, test={"when": "never"})
+
+
+def test_names_that_repeat_by_design_are_not_to_be_renamed(tmp_path, write_snu_tree):
+    """Of SNU 2026 the same names stand in train and val, for other scans."""
+    source = write_snu_tree(tmp_path, 2026)
+    shutil.rmtree(source / "leaderboard")
+    masks = params_of(source).masks
+    with pytest.raises(InputError, match=r"val/kspace/knee_acc4_1\.h5: has the same name as train/.* by itself$"):
+        volumes_of(source, masks)
+    for split, number in (("train", 3), ("val", 2)):
+        assert len(volumes_of(source / split, masks)[1]) == number
+    assert len(index_of(source)["test"]) > 0  # cut from val

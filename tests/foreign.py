@@ -372,7 +372,7 @@ def spoiled(bench: Bench, kind: str, faults: list[Fault]) -> tuple[Scan, list[Fa
     for fault in sorted(faults, key=lambda fault: fault.last):
         try:
             fault.spoil(scan)
-        except (KeyError, ValueError, TypeError, IndexError, OSError, AttributeError):
+        except (KeyError, ValueError, TypeError, IndexError, OSError, AttributeError, RuntimeError):
             if len(faults) == 1:
                 raise
             # half made: nobody knows what must come out, but a line or an image that is finite

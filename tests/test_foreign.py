@@ -1,9 +1,12 @@
 """Files of strangers: right or refused. The situations are the rows of `tests.foreign.FAULTS`."""
 
+import os
 import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -11,15 +14,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from frost import cli
 from frost.errors import InputError
+from frost.scans.indexing import volumes_of
 from frost.scans.measured import Measured, fault
 from frost.scans.reader import VolumeReader
 from tests.foreign import FAULTS, KINDS, MASK, OTHER, SAME, SIZE, Bench, draw, spoiled, tried, wrong
-from tests.indexes import index_of
-from tests.paths import SHARED
+from tests.indexes import index_of, params_of
+from tests.paths import ROOT, SHARED
 
 REAL = SHARED / "real"
 
@@ -177,6 +182,10 @@ def test_what_is_odd_in_one_slice_is_looked_up_in_the_others(bench):
 # ---- names and languages
 
 
+def index_of_new(folder):
+    return volumes_of(folder, params_of(folder).masks)[1]
+
+
 def test_names_that_are_not_utf8_are_one_line(tmp_path, write_fastmri):
     write_fastmri(tmp_path / "scans" / "größe.h5")
     assert index_of_new(tmp_path / "scans")[0].file == "größe.h5"
@@ -186,11 +195,27 @@ def test_names_that_are_not_utf8_are_one_line(tmp_path, write_fastmri):
         index_of_new(tmp_path / "scans")
 
 
-def index_of_new(folder):
-    from frost.scans.indexing import volumes_of
-    from tests.indexes import params_of
-
-    return volumes_of(folder, params_of(folder).masks)[1]
+@pytest.mark.parametrize("locale", [{"LANG": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_letters_beyond_ascii_in_poor_locales(tmp_path, write_fastmri_tree, locale):
+    """Read, or one line: a name that is read otherwise would be given another mask."""
+    source = write_fastmri_tree(tmp_path / "schädel", (2, 2, 2), prefix="", test_target=True)
+    (source / "train" / "file1000.h5").rename(source / "train" / "größe.h5")
+    utf8 = "LANG" in locale
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["index"]["masks"]["center_fractions"] = [0.16]
+    params["index"]["source"] = "schädel" if utf8 else "."
+    here = tmp_path if utf8 else source
+    YAML().dump(params, here / "params.yaml")
+    environment = {name: value for name, value in os.environ.items() if name not in ("LANG", "LC_ALL", "LC_CTYPE")}
+    environment |= locale | {"PYTHONPATH": str(ROOT), "FROST_STORE": str(tmp_path / "store")}
+    words = ["stages.index", "--simulated", "none", "--source", "out/source", "--index", "out/index"]
+    done = subprocess.run([sys.executable, "-m", *words], cwd=here, env=environment, capture_output=True)
+    said = done.stderr.decode()
+    if utf8:
+        assert done.returncode == 0, said
+        assert "train/größe.h5" in (here / "out" / "index" / "train.json").read_text(encoding="utf-8")
+    else:
+        assert done.returncode == 1 and said.count("\n") == 1 and "its name is not UTF-8 here" in said, said
 
 
 def test_every_kind_of_scan_has_rows():

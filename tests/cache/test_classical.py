@@ -109,3 +109,17 @@ def test_the_file_s_own_grappa_image(scan):
     without = volume.model_copy(update={"has_grappa": False})
     with VolumeReader(folder, without) as reader, pytest.raises(InputError, match=r"a\.h5: has no `image_grappa`"):
         next(iter(classical_images(reader, params(source="file"))))
+
+
+@pytest.mark.parametrize("calibration", ["slice", "volume"])
+@pytest.mark.parametrize(
+    ("center_fraction", "kernel_points", "words"),
+    [(0.02, 5, "mask: GRAPPA needs at least 2 centre lines"), (0.2, 49, "grappa.kernel_points: 49 must not exceed")],
+)
+def test_a_scan_that_grappa_cannot_fill_is_named(scan, calibration, center_fraction, kernel_points, words):
+    folder, volume = scan
+    mask = volume.mask.model_copy(update={"center_fraction": center_fraction})
+    chosen = params(calibration=calibration, kernel_points=kernel_points)
+    reader = VolumeReader(folder, volume.model_copy(update={"mask": mask}))
+    with reader, pytest.raises(InputError, match=rf"^{folder / 'a.h5'}: {words}"):
+        list(classical_images(reader, chosen))

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from frost.errors import InputError
+from frost.pipeline.ending import end_on_signals
+from frost.pipeline.ranks import forget_other_launchers
 
 app = typer.Typer(
     help="Accelerated MRI reconstruction in two stages. The pipeline itself runs by `dvc repro`.",
@@ -362,6 +364,8 @@ def finite(value: Any) -> Any:
 
 def main() -> None:
     """Entry point: an InputError, or a file that cannot be read or written, is one line and exit status 1."""
+    end_on_signals("run it again")
+    forget_other_launchers()
     try:
         app()
     except (InputError, OSError) as error:

@@ -19,7 +19,8 @@ from frost.evaluation.summaries import group_rows, headline, mean_rows
 from frost.evaluation.tables import write_table
 from frost.networks.common.checkpoint import load_config, load_network
 from frost.networks.image import IMAGE_NETWORKS
-from frost.pipeline.launch import end_if_orphaned, run, summary
+from frost.pipeline.ending import end_if_orphaned
+from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
 from frost.scans.challenge_files import challenge_path, write_reconstruction

@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from frost.cache.produce import stage_lock
 from frost.cache.store import Store
-from frost.pipeline.launch import end_if_orphaned, run, summary
+from frost.pipeline.ending import end_if_orphaned
+from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
 from frost.simulation.params import SimulateParams

@@ -1,6 +1,5 @@
 """Stage `train_varnet`: the network of stage 1, from k-space to image. It is frozen when this stage ends."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from frost.networks.common.checkpoint import load_config, save_network
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
+from frost.pipeline.ranks import rank
 from frost.scans.identity import require_unchanged
 from frost.scans.volumes import Volume, read_index
 from frost.training.fit import History, fit
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
                     ScanDataset(paths.source, val, None, params.fit.seed), params.fit, state,
                     on_epoch=on_epoch, progress=progress,
                 )  # fmt: skip
-                if os.environ.get("RANK", "0") == "0":
+                if rank() == 0:
                     for volume in [*volumes, *val]:
                         require_unchanged(paths.source, volume)
                 if not isinstance(trained_on, str):

@@ -34,7 +34,7 @@ from ruamel.yaml import YAML
 from frost.cache.store import Store
 from frost.networks.common.checkpoint import build, save_network
 from frost.networks.kspace import KSPACE_NETWORKS
-from frost.pipeline import launch
+from frost.pipeline import ending
 from frost.pipeline.params import NamedParams, load_params
 from frost.scans.indexing import IndexParams, build_index
 from frost.scans.volumes import write_index
@@ -286,7 +286,7 @@ class Soak:
 
 
 def _another_process() -> None:
-    launch._STARTED_BY = launch._started_by()
+    ending._STARTED_BY = ending._started_by()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,6 +1,5 @@
 """The frozen network's image of every slice: what stage `cache_varnet` keeps, so that nobody has to ask it again."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import nn
 from frost.cache.shards import write_volume
 from frost.mri.noise import noise_share
 from frost.mri.sampling import effective_acceleration
+from frost.pipeline.ranks import local_rank
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import Volume
 
@@ -48,7 +48,7 @@ def own_device() -> torch.device:
     """
     if (kind := torch.accelerator.current_accelerator(check_available=True)) is None:
         return torch.device("cpu")
-    return torch.device(kind.type, int(os.environ.get("LOCAL_RANK", "0")) % torch.accelerator.device_count())
+    return torch.device(kind.type, local_rank() % torch.accelerator.device_count())
 
 
 @torch.no_grad()

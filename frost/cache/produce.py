@@ -8,7 +8,6 @@ import hashlib
 import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,8 @@ from tqdm import tqdm
 from frost.cache.slices import INDEX
 from frost.cache.store import Store, entry_key
 from frost.errors import InputError
-from frost.pipeline.launch import end_if_orphaned
+from frost.pipeline.ending import end_if_orphaned, without_ctrl_c
+from frost.pipeline.ranks import n_local_ranks, rank
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
@@ -40,7 +40,7 @@ def stage_lock(store: Store, stage: str) -> Iterator[None]:
     A process that waits prints the number of the one that it waits for. Of several ranks the first holds it
     for all. Where the store can only be read nobody holds anything: all that a stage can do is link.
     """
-    if os.environ.get("RANK", "0") != "0" or store.is_read_only():
+    if rank() != 0 or store.is_read_only():
         yield
         return
     name = f"{stage}.{hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:16]}"
@@ -88,7 +88,7 @@ def produce_all(
     """
     keys = {entry_key(stage, task.facts): task for tasks in splits.values() for task in tasks}
     longest_first = sorted(keys, key=lambda key: (-keys[key].n_slices, key))
-    first = os.environ.get("RANK", "0") == "0"
+    first = rank() == 0
     missing = [key for key in longest_first if not store.has(stage, key)]
     n_slices = sum(keys[key].n_slices for key in missing)
     total = sum(task.n_slices for task in keys.values())
@@ -151,7 +151,7 @@ def _compute(
         return ""
     if processes is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        processes = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        processes = max(1, cores // n_local_ranks())
     deaths: list[str] = []
     with _workers(min(processes, len(tasks)), partial(_worker, store, stage, tasks, make)) as workers:
         while workers:
@@ -186,7 +186,6 @@ def _worker(
     store: Store, stage: str, tasks: Sequence[Task], make: Callable[[], Compute], connection: Connection
 ) -> None:
     """A process of one thread. It tells the parent of each volume, or of the error that ended it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, who ends us
     with suppress(BrokenPipeError):
         try:
             for n_slices in _walk(store, stage, tasks, make):
@@ -211,7 +210,8 @@ def _workers(n: int, target: Callable[[Connection], None]) -> Iterator[dict[Conn
         for _ in range(n):
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=target, args=(theirs,), daemon=True)
-            process.start()
+            with without_ctrl_c():
+                process.start()
             theirs.close()
             workers[ours] = process
     finally:

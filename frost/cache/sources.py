@@ -12,9 +12,11 @@ ROOT = "frost"  # the package whose modules are followed
 #: modules that start processes, check params, or move and describe files; no number comes from them
 PLUMBING = {
     "frost.errors",
+    "frost.pipeline.ending",
     "frost.pipeline.launch",
     "frost.pipeline.params",
     "frost.pipeline.places",
+    "frost.pipeline.ranks",
     "frost.cache.produce",
     "frost.cache.sources",
     "frost.cache.store",

@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from frost.cache.slices import REPAIR
 from frost.errors import InputError
-from frost.pipeline.launch import end_if_orphaned
+from frost.pipeline.ending import end_if_orphaned
 
 SCHEMA = 1  # in every key: raise it when the manifest changes its form. A stage's own files: its sources are in its key
 MANIFEST = "manifest.json"

@@ -1,43 +1,81 @@
-"""How a stage starts and ends: on how many processes, with which error line, and not without the one who started it."""
+"""How a stage starts, on how many processes, and with which line it ends."""
 
+import io
 import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import NoReturn
-
-import psutil
+from contextlib import contextmanager, redirect_stderr
 
 from frost.errors import InputError
+from frost.pipeline.ending import KEPT, end_on_signals, fail
+from frost.pipeline.ranks import LAUNCHER, forget_other_launchers, is_rank, rank
 
 DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan")  # the others take seconds
+AGAIN = "run `dvc repro` again"
+LONGEST = 70  # bytes of a folder, in which processes then have sockets with 32 more; a socket's path may have 103
+
+
+def begin(stage: str) -> None:
+    """What `python -m stages.<stage>` does before it loads any library; in a launcher of ranks it does not return."""
+    end_on_signals(AGAIN)
+    world = forget_other_launchers()
+    use_short_sockets()
+    if stage in DISTRIBUTED and not is_rank():
+        if any(os.environ.get(name, "1") not in ("", "1") for name in ("PET_NPROC_PER_NODE", "PET_NNODES")):
+            spread_over_processes(stage)
+        if world > 1:
+            sys.stderr.write(
+                f"{stage}: WORLD_SIZE={world} was set by another program and is ignored; "
+                f"PET_NPROC_PER_NODE={world} would start {world} processes\n"
+            )
+
+
+def use_short_sockets() -> None:
+    """Let temporary files go to /tmp where the path of a socket in their folder would be too long for the system."""
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST and os.access("/tmp", os.W_OK | os.X_OK):
+        os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
 
 
 def spread_over_processes(stage: str) -> None:
-    """Become torchrun on the same module where its own variables ask for more than one process; does not return then.
+    """Become torchrun on the same module, as its own variables ask for; does not return.
 
     `PET_NPROC_PER_NODE=8 dvc repro` trains on 8 devices, and with `PET_NNODES=2` and its companions the same line
     started on two machines on both, by command lines in dvc.yaml that know nothing of either: DVC sees no change.
     """
-    several = any(os.environ.get(name, "1") not in ("", "1") for name in ("PET_NPROC_PER_NODE", "PET_NNODES"))
-    if stage not in DISTRIBUTED or not several or "LOCAL_RANK" in os.environ:
-        return
+    from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main
+    from torch.distributed.elastic.rendezvous import RendezvousError
 
+    given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith("PET_"))
+    end_on_signals(None)  # the first rank writes the line
+    os.environ[LAUNCHER] = str(os.getpid())
     # torchrun tells of a failed rank in thirty lines; the rank itself has told it in one.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for name in ("torch.distributed.elastic", "torch.distributed.run"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    told = io.StringIO()
     try:
-        main(["-m", f"stages.{stage}", *sys.argv[1:]])
+        with redirect_stderr(told):  # SIGQUIT: the signals above are not torchrun's
+            words = torchrun.parse_args(["--signals-to-handle=SIGQUIT", "-m", f"stages.{stage}", *sys.argv[1:]])
+            if torchrun.config_from_args(words)[0].nproc_per_node < 1:
+                raise ValueError("one process at least is needed")
+    except (SystemExit, ValueError, AssertionError, RuntimeError) as error:
+        text = told.getvalue() if isinstance(error, SystemExit) else str(error)
+        fail(f"{given}: {text.strip().splitlines()[-1]}")
+    try:
+        torchrun.run(words)
     except ChildFailedError as error:
-        killed = [failure for failure in error.failures.values() if failure.exitcode < 0]
-        if killed and len(killed) == len(error.failures):  # no rank lived to say why
-            name = signal.Signals(-killed[0].exitcode).name
-            fail(f"rank {killed[0].local_rank} was killed by {name}; was there too little memory? "
+        codes = {failure.local_rank: failure.exitcode for failure in error.failures.values()}
+        killed = {number: -code if code < 0 else code - 128 for number, code in codes.items() if not 0 <= code <= 128}
+        if killed and len(killed) == len(codes):  # no rank lived to say why
+            number, by = next(iter(killed.items()))
+            fail(f"rank {number} was killed by {signal.Signals(by).name}; was there too little memory? "
                  "Run it again: what was finished is kept")  # fmt: skip
         sys.exit(1)
+    except (RendezvousError, RuntimeError, ValueError, OSError) as error:
+        fail(f"{given}: {str(error).strip().splitlines()[0]}")
     sys.exit(0)
 
 
@@ -54,46 +92,7 @@ def run(main: Callable[[], None]) -> None:
         if not str(error).startswith("DataLoader worker"):
             raise
         text = str(error).strip().rstrip(".")
-        fail(f"{text}; was there too little memory? Run it again: what was finished is kept")
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def fail(message: str) -> NoReturn:
-    """End with an error line in one piece. `sys.exit` writes its end apart, and ranks that fail together mix theirs."""
-    sys.stderr.write(f"error: {message}\n")
-    sys.exit(1)
-
-
-def end_if_orphaned() -> None:
-    """End this process, quietly, when the one that started it is gone: nobody waits for its work any more.
-
-    `kill -9` of `dvc` leaves its stage running; without this the next `dvc repro` would meet it.
-    """
-    try:
-        orphaned = any(psutil.Process(child).ppid() != parent for child, parent in _STARTED_BY)
-    except psutil.NoSuchProcess:
-        orphaned = True
-    except psutil.AccessDenied:  # other people's processes are hidden on some clusters
-        orphaned = False
-    if orphaned:
-        sys.exit("ended: the process that started this one is gone; what was finished is kept")
-
-
-def _started_by() -> list[tuple[int, int]]:
-    """Pairs of child and parent, from this process to the one that wants its work: past torchrun and `sh -c`."""
-    pairs, process = [], psutil.Process()
-    with suppress(psutil.Error):  # one that has just ended, or that this user may not look at
-        while parent := process.parent():
-            pairs.append((process.pid, parent.pid))
-            command = parent.cmdline()
-            if "-c" not in command[1:2] and not any(word.startswith("stages.") for word in command):
-                break
-            process = parent
-    return pairs
-
-
-_STARTED_BY = _started_by()
+        fail(f"{text}; was there too little memory? Run it again: {KEPT}")
 
 
 @contextmanager
@@ -101,6 +100,6 @@ def summary(stage: str) -> Iterator[dict[str, object]]:
     """Collects what a stage wants to say and prints it as one line at the end, on the main process alone."""
     facts: dict[str, object] = {}
     yield facts
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         text = ", ".join(f"{value} {name}" if name else str(value) for name, value in facts.items())
         sys.stdout.write(f"{stage}: {text}\n")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from frost.errors import InputError
+from frost.pipeline.ending import without_ctrl_c
 from frost.simulation.files import write_volume
 from frost.simulation.heads import HeadFile, head_planes, list_heads, load_head, zero_padded_axes
 from frost.simulation.objects import object_planes, with_lesions
@@ -73,7 +74,8 @@ def _run(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(n_processes, len(tasks)), context, _end_with_parent) as pool:
-        running = {pool.submit(make_file, folder, params, task): task for task in tasks}
+        with without_ctrl_c():
+            running = {pool.submit(make_file, folder, params, task): task for task in tasks}
         try:
             for future in as_completed(running):
                 yield running[future], future.result()

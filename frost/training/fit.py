@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from frost.errors import InputError
 from frost.mri.coils import center_crop
-from frost.pipeline.launch import end_if_orphaned
+from frost.pipeline.ending import KEPT, end_if_orphaned, kept_so_far
 from frost.pipeline.params import Params
 from frost.training.batches import ShapeBatches
 from frost.training.losses import LossParams, reconstruction_loss, ssim
@@ -167,6 +167,7 @@ def fit(
         )
     training = _begin(network, train, val, params, augment)
     _resume(training, state)
+    _note_what_is_kept(training)
     main, n_steps = training.accelerator.is_main_process, len(training.train)
     with tqdm(
         total=params.epochs * n_steps, initial=len(training.history) * n_steps,
@@ -319,7 +320,13 @@ def _keep(training: Training, row: Row) -> None:
 def _save(training: Training, state: Path) -> None:
     if training.accelerator.is_main_process:
         write_state(state, training.state_dict())
+        _note_what_is_kept(training)
     training.accelerator.wait_for_everyone()
+
+
+def _note_what_is_kept(training: Training) -> None:
+    epochs = len(training.history)
+    kept_so_far(f"the state of epoch {epochs} is kept" if epochs else KEPT)
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

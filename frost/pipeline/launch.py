@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
 from frost.errors import InputError
-from frost.pipeline.ending import KEPT, end_on_signals, fail
+from frost.pipeline.ending import KEPT, end_on_signals, fail, kept_so_far
 from frost.pipeline.ranks import LAUNCHER, forget_other_launchers, is_rank, rank
 
 DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan")  # the others take seconds
@@ -50,7 +50,7 @@ def spread_over_processes(stage: str) -> None:
     from torch.distributed.elastic.rendezvous import RendezvousError
 
     given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith("PET_"))
-    end_on_signals(None)  # the first rank writes the line
+    kept_so_far(None)  # the first rank writes the line
     os.environ[LAUNCHER] = str(os.getpid())
     # torchrun tells of a failed rank in thirty lines; the rank itself has told it in one.
     for name in ("torch.distributed.elastic", "torch.distributed.run"):
@@ -63,7 +63,8 @@ def spread_over_processes(stage: str) -> None:
                 raise ValueError("one process at least is needed")
     except (SystemExit, ValueError, AssertionError, RuntimeError) as error:
         text = told.getvalue() if isinstance(error, SystemExit) else str(error)
-        fail(f"{given}: {text.strip().splitlines()[-1]}")
+        fail(f"{given}: {text.strip().splitlines()[-1]}; PET_NPROC_PER_NODE is a number of processes, cpu, gpu "
+             "or auto, and `torchrun --help` lists the others")  # fmt: skip
     try:
         torchrun.run(words)
     except ChildFailedError as error:

@@ -4,8 +4,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
@@ -20,7 +18,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 5  # seconds that a process has to end by itself
 KEPT = "what was finished is kept"
 
-_kept: str | None = KEPT
+_kept = KEPT
 
 
 def fail(message: str) -> NoReturn:
@@ -29,8 +27,8 @@ def fail(message: str) -> NoReturn:
     sys.exit(1)
 
 
-def kept_so_far(what: str | None) -> None:
-    """Set what the last line will say if this process is stopped from now on; None for no line."""
+def kept_so_far(what: str) -> None:
+    """Set what the last line will say if this process is stopped from now on."""
     global _kept
     _kept = what
 
@@ -41,45 +39,35 @@ def end_on_signals(advice: str) -> None:
     advice: the end of the line that is then written
 
     At once, without unwinding: an exception would come up wherever the code is, where a library may print or swallow
-    it. Nothing needs to be unwound, as all that Frost writes survives even `kill -9`. What was ignored stays ignored,
-    as `nohup` wants it. A thread helps where the main one is in a long call of a library, as in a wait for other ranks.
+    it. Nothing needs to be unwound, as all that Frost writes survives even `kill -9`.
     """
-    caught = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    ended_by: dict[str, int] = {}
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    owner = os.getpid()
 
-    def end(number: int, frame: FrameType | None = None) -> None:
-        me = threading.get_ident()
-        if ended_by.get("thread") == me:  # a second signal
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # forked, for a DataLoader: Ctrl-C is for the process that forked it
+            if number != signal.SIGINT:
+                os._exit(128 + number)
             return
-        while ended_by.setdefault("thread", me) != me:
-            time.sleep(1)
+        for one in SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
         _end_children()
-        if _kept is not None and rank() == 0:
+        if rank() == 0:
             start = "\n" if os.isatty(2) else ""  # after a progress bar, or the terminal's ^C
             with suppress(OSError):
                 os.write(2, f"{start}stopped: {_kept}; {advice}\n".encode())
         os._exit(128 + number)
 
-    def watch() -> None:
-        while (number := os.read(reader, 1)[0]) not in caught:
-            pass
-        end(number)
-
-    def as_forked() -> None:  # a process of a DataLoader: Ctrl-C is for the one that forked it
-        signal.set_wakeup_fd(-1)
-        for number in caught:
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
-
-    for number in caught:
-        signal.signal(number, end)
-    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=as_forked)
-    threading.Thread(target=watch, daemon=True).start()
+    for one in heeded_signals():
+        signal.signal(one, end)
     # Python's tracker of semaphores ends after this process, and would report those of a pool as forgotten.
-    quiet = "ignore:resource_tracker"
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
+    quiet, before = "ignore:resource_tracker", os.environ.get("PYTHONWARNINGS", "")
+    if quiet not in before:
+        os.environ["PYTHONWARNINGS"] = f"{before},{quiet}" if before else quiet
+
+
+def heeded_signals() -> list[signal.Signals]:
+    """Those that end a process, without what it was told to ignore, as `nohup` does."""
+    return [one for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN]
 
 
 def _end_children() -> None:
@@ -87,7 +75,7 @@ def _end_children() -> None:
     children = []
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            if "resource_tracker" not in " ".join(child.cmdline()):
+            if "multiprocessing.resource_tracker" not in " ".join(child.cmdline()):
                 child.terminate()
                 children.append(child)
     for child in psutil.wait_procs(children, timeout=PATIENCE)[1]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
 from frost.errors import InputError
-from frost.pipeline.ending import KEPT, end_on_signals, fail, kept_so_far
+from frost.pipeline.ending import KEPT, PATIENCE, end_on_signals, fail, heeded_signals
 from frost.pipeline.ranks import LAUNCHER, forget_other_launchers, is_rank, rank
 
 DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan")  # the others take seconds
@@ -46,27 +46,32 @@ def spread_over_processes(stage: str) -> None:
     started on two machines on both, by command lines in dvc.yaml that know nothing of either: DVC sees no change.
     """
     from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
 
     given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith("PET_"))
-    kept_so_far(None)  # the first rank writes the line
-    os.environ[LAUNCHER] = str(os.getpid())
-    # torchrun tells of a failed rank in thirty lines; the rank itself has told it in one.
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    logging.disable()  # torchrun tells of a failed rank in thirty lines; the rank itself has told it in one
+    signals = heeded_signals()
+    options = [f"--signals-to-handle={','.join(one.name for one in signals)}", f"--shutdown-timeout={2 * PATIENCE}"]
     told = io.StringIO()
     try:
-        with redirect_stderr(told):  # SIGQUIT: the signals above are not torchrun's
-            words = torchrun.parse_args(["--signals-to-handle=SIGQUIT", "-m", f"stages.{stage}", *sys.argv[1:]])
+        with redirect_stderr(told):
+            words = torchrun.parse_args([*options, "-m", f"stages.{stage}", *sys.argv[1:]])
             if torchrun.config_from_args(words)[0].nproc_per_node < 1:
                 raise ValueError("one process at least is needed")
     except (SystemExit, ValueError, AssertionError, RuntimeError) as error:
         text = told.getvalue() if isinstance(error, SystemExit) else str(error)
-        fail(f"{given}: {text.strip().splitlines()[-1]}; PET_NPROC_PER_NODE is a number of processes, cpu, gpu "
-             "or auto, and `torchrun --help` lists the others")  # fmt: skip
+        what = text.strip().rstrip(".").splitlines()[-1]
+        fail(f"{given}: {what}; PET_NPROC_PER_NODE is a number of processes, cpu, gpu or auto, "
+             "and `torchrun --help` lists the others")  # fmt: skip
+    os.environ[LAUNCHER] = str(os.getpid())
+    for one in signals:  # until torchrun has ranks to pass them on to; no handler runs in its wait for other nodes
+        signal.signal(one, signal.SIG_DFL)
     try:
         torchrun.run(words)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         codes = {failure.local_rank: failure.exitcode for failure in error.failures.values()}
         killed = {number: -code if code < 0 else code - 128 for number, code in codes.items() if not 0 <= code <= 128}

@@ -1,9 +1,12 @@
 """How stages start and end: one error line, several processes, and nobody left behind."""
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -11,7 +14,8 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from frost.errors import InputError
-from frost.pipeline.launch import run, spread_over_processes, summary
+from frost.pipeline.launch import LONGEST, run, spread_over_processes, summary, use_short_sockets
+from frost.pipeline.ranks import LAUNCHER
 from tests.paths import ROOT
 
 
@@ -27,9 +31,6 @@ def test_an_input_error_is_one_line_and_a_bug_a_traceback(monkeypatch):
     assert ended.value.code == 1 and pieces == ["error: scan.h5: is damaged\n"], "in one piece, as ranks fail together"
     with pytest.raises(RuntimeError, match="a bug"):
         run(lambda: fail(RuntimeError("a bug")))
-    with pytest.raises(SystemExit) as ended:
-        run(lambda: fail(KeyboardInterrupt()))
-    assert ended.value.code == 130
 
 
 def test_a_summary_is_one_line_of_the_first_process(capsys, monkeypatch):
@@ -43,7 +44,7 @@ def test_a_summary_is_one_line_of_the_first_process(capsys, monkeypatch):
 
 WORK = """
 import time
-from frost.pipeline.launch import end_if_orphaned
+from frost.pipeline.ending import end_if_orphaned
 print("at work", flush=True)
 while True:
     end_if_orphaned()
@@ -75,14 +76,17 @@ def test_a_stage_ends_when_the_one_behind_its_shell_and_launcher_is_killed(tmp_p
         time.sleep(0.05)
 
 
-def test_a_rank_that_was_killed_is_told_by_the_launcher(monkeypatch, capsys):
+@pytest.mark.parametrize("code", [-signal.SIGKILL, 128 + signal.SIGKILL])
+def test_a_rank_that_was_killed_is_told_by_the_launcher(monkeypatch, capsys, code):
     """Nobody else can: it had no time to print a line, and torchrun ends the others."""
 
     def launch(words):
-        failed = ProcessFailure(local_rank=1, pid=7, exitcode=-9, error_file="none")
+        failed = ProcessFailure(local_rank=1, pid=7, exitcode=code, error_file="none")
         raise ChildFailedError("stage", {1: failed})
 
-    monkeypatch.setattr("torch.distributed.run.main", launch)
+    monkeypatch.setattr("torch.distributed.run.run", launch)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    monkeypatch.setenv(LAUNCHER, "")
     monkeypatch.setenv("PET_NPROC_PER_NODE", "2")
     with pytest.raises(SystemExit) as ended:
         spread_over_processes("prepare")
@@ -98,3 +102,41 @@ def test_params_of_torchrun_start_ranks_whose_error_is_told_once_each(tmp_path):
     assert done.returncode == 1
     lines = set(done.stderr.splitlines())
     assert lines == {"error: params.yaml: no such file; run from the folder that holds it"}
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("PET_NPROC_PER_NODE", "two"),
+        ("PET_NPROC_PER_NODE", "0"),
+        ("PET_NPROC_PER_NODE", "-1"),
+        ("PET_NPROC_PER_NODE", "xpu"),  # there is none
+        ("PET_NNODES", "two"),
+        ("PET_NNODES", "3:2"),
+        ("PET_NODE_RANK", "first"),
+        ("PET_MASTER_PORT", "http"),
+        ("PET_RDZV_CONF", "timeout"),
+        ("PET_RDZV_BACKEND", "none"),
+    ],
+)
+def test_a_variable_of_torchrun_that_is_wrong_is_one_line_that_names_it(monkeypatch, capsys, name, value):
+    for variable in (variable for variable in os.environ if variable.startswith("PET_")):
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    monkeypatch.setenv(LAUNCHER, "")
+    monkeypatch.setenv("PET_NNODES", "2")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        spread_over_processes("prepare")
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said.startswith("error: PET_") and said.count("\n") == 1, said
+    assert f"{name}={value}" in said
+
+
+def test_only_a_folder_too_long_for_sockets_is_replaced(monkeypatch, tmp_path):
+    for folder, used in ((tmp_path / ("x" * LONGEST), "/tmp"), (Path("/var/tmp"), "/var/tmp")):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setenv("TMPDIR", str(folder))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        use_short_sockets()
+        assert os.environ["TMPDIR"] == tempfile.gettempdir() == used

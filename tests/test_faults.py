@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -170,6 +171,25 @@ def test_a_killed_loader_process_ends_the_training_and_the_next_goes_on(training
     YAML().dump(alone, Path("params.yaml"))
     train_rcan.main(training)
     assert Path("rcan/weights.safetensors").read_bytes() == killed
+
+
+def test_a_stopped_training_names_the_epoch_from_which_the_next_goes_on(training, tmp_path, monkeypatch):
+    """With a TMPDIR in which the sockets of the process that reads would have too long a path."""
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    first = start_training(training)
+    state = until(lambda: next(tmp_path.glob("store/training/*/state"), None))
+    readers = psutil.Process(first.pid).children()
+    first.terminate()
+    said, _ = first.communicate(timeout=120)
+    reached = len(read_state(state)["history"])
+    assert first.returncode == 128 + signal.SIGTERM and 0 < reached < 15
+    assert said in [f"stopped: the state of epoch {n} is kept; run `dvc repro` again\n" for n in (reached, reached - 1)]
+    assert readers and not any(reader.is_running() for reader in readers)
+    second = start_training(training)
+    said, _ = second.communicate(timeout=120)
+    assert second.returncode == 0 and "15 epochs" in said, said
 
 
 def test_damage_that_a_loader_process_finds_is_one_line(training):

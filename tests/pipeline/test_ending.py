@@ -17,10 +17,7 @@ from tests.paths import ROOT
 from tests.processes import until
 from tests.soak import VOLUMES, Workspace
 
-COMMANDS = {
-    name: stage["cmd"].split()
-    for name, stage in YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"].items()
-}
+STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 STOPPED = "stopped: what was finished is kept; run `dvc repro` again\n"
 
 

@@ -297,9 +297,9 @@ def models() -> Models:
     rcan = RCAN(RCANParams(**small, unshuffle=2, residual=True, checkpointing="none", segments=1), 2).eval()
     torch.nn.init.normal_(rcan.tail.weight, std=0.02)
     kernel = {"kernel_lines": 2, "kernel_points": 3, "regularisation": 1e-2, "calibration": "slice"}
-    prepare = PrepareParams.model_validate({"grappa": {"source": "computed", **kernel}})
+    prepare = PrepareParams.model_validate({"grappa": {"source": "computed", **kernel}, "sense": None})
     masks = [{"kind": "equispaced", "acceleration": 4, "center_fraction": 0.2}]
-    return Models(varnet, rcan, ("varnet", "grappa"), prepare, masks, torch.device("cpu"), ("", ""))
+    return Models(varnet, rcan, ("varnet", "grappa"), prepare, masks, torch.device("cpu"), ("", ""), {})
 
 
 class Bench:

@@ -5,7 +5,6 @@ checkpoints hold, harmless classes are replaced by an empty stand-in, and everyt
 """
 
 import hashlib
-import os
 import pickle
 import re
 import sys
@@ -23,6 +22,7 @@ from frost.networks.common.checkpoint import build, first_line, load_config, loa
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.networks.kspace.varnet import VarNet, VarNetParams
 from frost.pipeline.params import NamedParams
+from frost.pipeline.ranks import rank
 
 # What trainers put beside the weights: arguments, paths, scores, callbacks. None of it is needed.
 HARMLESS = re.compile(
@@ -79,7 +79,7 @@ def load_pretrained(path: Path, memory: Mapping[str, Any]) -> Pretrained:
 
 def _tell(path: Path, network: str) -> None:
     """Which network was read, once in all."""
-    if os.environ.get("RANK", "0") == "0":
+    if rank() == 0:
         sys.stderr.write(f"{path}: {network}\n")
 
 

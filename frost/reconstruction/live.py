@@ -38,6 +38,7 @@ from frost.scans.reader import VolumeReader
 
 #: Networks that come with Frost: NAME/varnet and NAME/rcan, a few MB, so that a scan needs no training.
 SHIPPED = Path(__file__).parents[1] / "weights"
+USUAL_ACCELERATION = 4  # of the field; what networks for several accelerations are tried at first
 MASK_OPTIONS = "--acceleration, --center-fraction"  # what a mask that cannot be drawn is put down to
 
 
@@ -230,11 +231,13 @@ def _digest(facts: object) -> str:
 def new_masks(models: Models, acceleration: float | None, center_fraction: float | None) -> MaskParams:
     """The mask for fully sampled scans: of a kind that RCAN was trained on, and its numbers where none are given.
 
-    Trained for several accelerations, it has centre lines for each: the record of the one that is asked for counts.
+    Trained for several accelerations, it has centre lines for each: the record nearest to the given one counts, or to
+    `USUAL_ACCELERATION` where none is given.
     """
     drawn = [mask for mask in models.masks if mask["kind"] != "file"] or models.masks
-    trained = next((mask for mask in drawn if mask["acceleration"] == acceleration is not None), drawn[0])
-    default = trained["acceleration"] or 4
+    wanted = acceleration or USUAL_ACCELERATION
+    trained = min(drawn, key=lambda mask: abs((mask["acceleration"] or wanted) - wanted))
+    default = trained["acceleration"] or USUAL_ACCELERATION
     return checked(
         MaskParams,
         {

@@ -197,6 +197,12 @@ def test_masks_are_those_of_training_unless_others_are_asked_for(models):
     several = [{"kind": "magic", "acceleration": r, "center_fraction": 0.32 / r} for r in (4.0, 8.0)]
     assert new_masks(replace(models, masks=several), 8.0, None).center_fractions == [0.04]
     in_files = {"kind": "file", "acceleration": None, "center_fraction": None}
+    at_many = [
+        several[0] | {"acceleration": r, "center_fraction": c} for r, c in ((2.0, 0.12), (4.0, 0.08), (6.0, 0.07))
+    ]
+    many = new_masks(replace(models, masks=at_many), None, None)
+    assert (many.accelerations, many.center_fractions) == ([4.0], [0.08])
+    assert new_masks(replace(models, masks=at_many), 7.0, None).center_fractions == [0.07]
     mixed = new_masks(replace(models, masks=[several[1], in_files]), None, None)
     assert (mixed.kind, mixed.accelerations, mixed.center_fractions) == (["magic"], [8], [0.04])
     assert new_masks(replace(models, masks=[in_files | {"acceleration": 3.7}]), None, None).accelerations == [4]

@@ -9,6 +9,7 @@ from xml.parsers import expat
 import h5py
 
 from frost.errors import InputError
+from frost.mri.geometry import Geometry
 from frost.mri.sampling import MaskRecord
 from frost.scans.h5 import (
     attribute,
@@ -187,14 +188,9 @@ def _header_sizes(file: h5py.File, width: int) -> tuple[tuple[int, int] | None, 
     left = encoded // 2 - centre and right = left + maximum + 1, as fastMRI computes them.
     """
     whole = (0, width)
-    if not has_dataset(file, "ismrmrd_header"):
+    if (fields := _header_fields(file)) is None:
         return None, whole
     where = f"{file.filename}: `ismrmrd_header`"
-    found = hard_dataset(file, "ismrmrd_header")
-    text = read_scalar(where, found, lambda: found[()])
-    if not isinstance(text, str):
-        raise InputError(f"{where}: holds a number; one XML text is needed")
-    fields = _xml_fields(text, where)
     limits = "encodingLimits/kspace_encoding_step_1"
     try:
         crop = tuple(int(fields[f"reconSpace/matrixSize/{axis}"]) for axis in "xy")
@@ -209,6 +205,55 @@ def _header_sizes(file: h5py.File, width: int) -> tuple[tuple[int, int] | None, 
     if min(crop) < 1 or max(crop) > 8192 or not left < width // 2 < right:
         raise InputError(f"{where}: image {crop}, columns {left} to {right} of {width}: no such scan")
     return (crop[0], crop[1]), (left, right)
+
+
+def read_geometry(source: Path, volume: Volume) -> Geometry:
+    """Voxel size of a volume's reconstruction from the ISMRMRD header; its pose is nominal, as these files have none.
+
+    Voxels are 1 mm and nominal where no header tells. The distance of slices is their thickness: gaps are not known.
+    """
+    with named_faults(source / volume.file), open_h5(source / volume.file) as file:
+        fields = _header_fields(file) or {}
+    frame = volume.height, volume.width
+    voxel_size = _voxel_size(fields, frame)
+    nominal = ("pose",) if voxel_size else ("voxel size", "pose")
+    voxel_size = voxel_size or (1.0, 1.0, 1.0)
+    # On a screen: head first, the patient's left to the right, slices from the feet up. The middle is at the origin.
+    axes = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+    whole = Geometry(voxel_size, voxel_size[0], axes, first=(0.0, 0.0, 0.0), nominal=nominal)
+    whole = whole.moved_to((0.0, 0.0, -voxel_size[0] * (volume.n_slices - 1) / 2), frame)
+    return whole.cropped(frame, volume.crop)
+
+
+def _voxel_size(fields: dict[str, str], frame: tuple[int, int]) -> tuple[float, float, float] | None:
+    """Millimetres along slice, y and x, or None where the header does not tell all three.
+
+    Samples of k-space are 1 / field of view apart, so that zeros around them make voxels smaller. Rows fewer than were
+    encoded are what is left of an oversampled readout, which is cut in image space and leaves the voxels as they are.
+    """
+    names = (
+        "reconSpace/fieldOfView_mm/z", "reconSpace/matrixSize/z",
+        "encodedSpace/fieldOfView_mm/x", "encodedSpace/matrixSize/x", "encodedSpace/fieldOfView_mm/y",
+    )  # fmt: skip
+    try:
+        fov_z, n_z, fov_x, n_x, fov_y = (float(fields[name]) for name in names)
+    except (KeyError, ValueError):
+        return None
+    if not all(0 < value < 1e4 for value in (fov_z, n_z, fov_x, n_x, fov_y)):
+        return None
+    return fov_z / n_z, fov_x / max(frame[0], n_x), fov_y / frame[1]
+
+
+def _header_fields(file: h5py.File) -> dict[str, str] | None:
+    """The fields of the ISMRMRD header, None where the file has no header."""
+    if not has_dataset(file, "ismrmrd_header"):
+        return None
+    where = f"{file.filename}: `ismrmrd_header`"
+    found = hard_dataset(file, "ismrmrd_header")
+    text = read_scalar(where, found, lambda: found[()])
+    if not isinstance(text, str):
+        raise InputError(f"{where}: holds a number; one XML text is needed")
+    return _xml_fields(text, where)
 
 
 def _xml_fields(text: str, where: str) -> dict[str, str]:

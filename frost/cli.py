@@ -29,7 +29,8 @@ def _frost() -> None:
 @app.command()
 def reconstruct(
     input: Annotated[Path, typer.Option(help="an h5 file in fastMRI's layout, or a folder of them, or an SNU tree")],
-    output: Annotated[Path, typer.Option(help="folder for one h5 a volume, dataset `reconstruction`")],
+    output: Annotated[Path, typer.Option(help="folder for one file a volume and format")],
+    format: Annotated[list[str], typer.Option(help="h5, nifti, dicom, mrd or png; give it again for several")] = ["h5"],  # noqa: B006
     models: Annotated[
         Path | None,
         typer.Option(help="folder with varnet/ and rcan/, as `dvc repro` makes it; default: what comes with Frost"),
@@ -54,10 +55,14 @@ def reconstruct(
 ) -> None:
     """Reconstruct new scans: k-space to VarNet and GRAPPA, and their images to RCAN.
 
-    OUTPUT gets the files that the challenges take: fastMRI's names, or `reconstructions_leaderboard/acc4/...` for an
-    SNU tree. Of a tree with test scans those alone are done. Fully sampled files are masked first and scored against
-    their own target; files that hold a `mask` are taken as they are. Volumes that are in OUTPUT already are kept, so
-    that an interrupted run goes on. A damaged file is reported at the end, after all others, with exit status 1.
+    OUTPUT gets the names that the challenges take: fastMRI's, or `reconstructions_leaderboard/acc4/...` for an SNU
+    tree. Of a tree with test scans those alone are done. Fully sampled files are masked first and scored against their
+    own target; files that hold a `mask` are taken as they are. Volumes that are in OUTPUT already are kept, so that an
+    interrupted run goes on. A damaged file is reported at the end, after all others, with exit status 1.
+
+    Formats: h5, the challenges' file with dataset `reconstruction`; nifti, one .nii.gz; dicom, a folder with a file a
+    slice; mrd, ISMRMRD images; png, one sheet of all slices. Their voxel size is the header's, their pose is nominal
+    where it has none, and the file says so. They hold no name, date or time, and the patient's id as a hash.
 
     The first line says which networks are used. A line a volume says how far the scan is from those that they were
     trained on: `familiar`, `unusual` and why, or `unknown`.
@@ -69,7 +74,9 @@ def reconstruct(
     folder = models or default_models()
     networks = load_models(folder, _device(device))
     typer.echo(f"networks: {folder}" if models else f"networks: {folder.name}, which came with Frost")
-    done = reconstruct_folder(networks, input, output, acceleration, center_fraction, ensemble, time, consistent)
+    done = reconstruct_folder(
+        networks, input, output, acceleration, center_fraction, ensemble, time, consistent, format
+    )
     if any(row["ssim"] or time for row in done.rows):
         Console().print(scores_table(done))
     for row in done.rows:

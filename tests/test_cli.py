@@ -14,6 +14,7 @@ from frost.cli import app, finite
 from frost.errors import InputError
 from frost.evaluation.official.files import score_folders
 from frost.evaluation.tables import write_table
+from frost.outputs import FORMATS
 
 COMMANDS = ("reconstruct", "score", "compare", "report", "export", "check")
 
@@ -95,6 +96,17 @@ def test_reconstruct_does_all_it_can_and_then_fails(workspace, tmp_path, write_f
     assert isinstance(done.exception, InputError) and "1 of the volumes could not be" in str(done.exception)
     assert re.search(r"^error: .*bad\.h5", done.stderr, re.M)
     assert (tmp_path / "out" / "good.h5").is_file()
+
+
+def test_reconstruct_writes_every_format_that_is_asked_for(workspace, tmp_path):
+    words = ["--input", workspace.root / "data" / "source" / "test" / "file1004.h5", "--output", tmp_path / "out"]
+    words += ["--models", workspace.root / "models", "--device", "cpu"]
+    assert frost("reconstruct", *words, "--format", "nifti", "--format", "png").exit_code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"file1004.nii.gz", "file1004.png"}
+    with pytest.raises(InputError, match=r"--format jpeg: no such format; there are h5, nifti, dicom, mrd, png"):
+        frost("reconstruct", *words, "--format", "jpeg")
+    listed = frost("reconstruct", "--help").output
+    assert all(name in listed for name in FORMATS)
 
 
 def test_an_impossible_device_is_named(workspace, tmp_path):

@@ -71,5 +71,7 @@ def test_every_package_says_what_lives_there_and_what_it_may_import():
     for init in (ROOT / "frost").rglob("__init__.py"):
         docstring = ast.get_docstring(ast.parse(init.read_text()))
         assert docstring and (init.parent.name in ("frost", "image", "kspace") or "May import:" in docstring), init
-        modules = [*init.parent.glob("[!_]*.py"), *init.parent.glob("*/__init__.py")]
+        modules = list(init.parent.glob("[!_]*.py"))
+        if init.parent.name != "frost":  # its packages are the architecture, listed in its docstring
+            modules += init.parent.glob("*/__init__.py")
         assert len(modules) <= 12, init.parent

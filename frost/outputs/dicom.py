@@ -3,6 +3,7 @@
 The classic object rather than Enhanced MR, which must hold dates and times of acquisition; these files hold none.
 """
 
+import hashlib
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,10 +82,11 @@ def _slice(common: "Dataset", volume: Reconstruction, i: int, stored: UInt16[np.
     from pydicom.uid import ExplicitVRLittleEndian
 
     one = Dataset(common)
-    one.SOPInstanceUID = uid("slice", volume.made_by, str(i))
     one.InstanceNumber = i + 1
     one.ImagePositionPatient = [_decimal(part) for part in volume.geometry.position(i, 0, 0)]
     one.PixelData = stored.astype("<u2").tobytes()
+    # Of the pixels too: on another machine they may differ in the last bit, and no two images may have one identifier.
+    one.SOPInstanceUID = uid("slice", volume.made_by, str(i), hashlib.sha256(one.PixelData).hexdigest())
     one.file_meta = FileMetaDataset()
     one.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     one.file_meta.MediaStorageSOPClassUID = one.SOPClassUID

@@ -8,9 +8,10 @@ import json
 import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,12 +30,16 @@ from frost.networks.common.checkpoint import load_config, load_network, network_
 from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
+from frost.outputs import FORMATS
+from frost.outputs.contract import Reconstruction, pseudonym
 from frost.pipeline.params import checked
 from frost.reconstruction.familiarity import familiarity
-from frost.scans.challenge_files import challenge_path, reconstruction_made_by, write_reconstruction
+from frost.scans.challenge_files import challenge_path
+from frost.scans.headers import read_geometry
 from frost.scans.identity import volume_identity
 from frost.scans.indexing import MaskParams, volumes_of
 from frost.scans.reader import VolumeReader
+from frost.scans.volumes import Volume
 
 #: Networks that come with Frost: NAME/varnet and NAME/rcan, a few MB, so that a scan needs no training.
 SHIPPED = Path(__file__).parents[1] / "weights"
@@ -160,46 +165,71 @@ def reconstruct_folder(
     ensemble: Ensemble,
     timed: bool = False,
     consistent: bool = False,
+    formats: Sequence[str] = ("h5",),
 ) -> Done:
-    """Write a challenge file into `output` for every volume of a file or folder; those that are there are left alone.
+    """Write every volume of a file or folder into `output`, in each of `formats`; what is there is left alone.
 
     A volume that cannot be read is told in `failed`, and the others are still done. Raises InputError where what is
     there was made of another scan of this name, by other networks or with other options: no mixture is handed in.
     """
+    if unknown := set(formats) - FORMATS.keys():
+        raise InputError(f"--format {min(unknown)}: no such format; there are {', '.join(FORMATS)}")
     done = Done()
     masks = new_masks(models, acceleration, center_fraction)
     facts = [models.digests, ensemble, consistent, masks.model_dump(mode="json")]
     root, volumes = volumes_of(source, masks, done.failed, MASK_OPTIONS)
-    name = root.absolute().name
-    files = [output / challenge_path(volume.facts(), volume.target != "none", name) for volume in volumes]
-    times = Counter(files)
-    for file, volume in zip(files, volumes):
-        if times[file] > 1:
-            raise InputError(
-                f"{root / volume.file}: another file of this name is in {source}; reconstruct each folder by itself"
-            )
-    made_by = {volume.key: _digest([*facts, volume_identity(root, volume)]) for volume in volumes}
-    for file, volume in zip(files, volumes):
-        if file.exists() and reconstruction_made_by(file) != made_by[volume.key]:
-            raise InputError(
-                f"{file}: is there already, of another scan or by other networks or options; choose another --output"
-            )
-    for volume, file in (bar := tqdm(list(zip(volumes, files)), desc="reconstruct", unit="volume", disable=None)):
-        bar.set_postfix_str(volume.name)
-        if file.exists():
+    tasks = _tasks(root, volumes, output, facts, formats)
+    for task in (bar := tqdm(tasks, desc="reconstruct", unit="volume", disable=None)):
+        bar.set_postfix_str(task.volume.name)
+        if not task.missing:
             done.kept += 1
             continue
         try:
-            with VolumeReader(root, volume) as reader:
+            geometry = read_geometry(root, task.volume)
+            with VolumeReader(root, task.volume) as reader:
                 if timed and not done.rows:  # the first run of a network pays for what later ones find ready
                     reconstruct_volume(models, reader, ensemble, consistent)
                 row, rcan = _reconstructed(models, reader, ensemble, timed, consistent)
         except InputError as error:
             done.failed.append(str(error))
             continue
-        write_reconstruction(file, rcan, made_by[volume.key])
+        patient = pseudonym(task.volume.patient)
+        result = Reconstruction(rcan, geometry, task.identity, task.made_by, models.digests, patient)
+        for name, path in task.missing.items():
+            FORMATS[name].save(path, result)
         done.rows.append(row)
     return done
+
+
+class _Task(NamedTuple):
+    """A volume, and what is to be written of it."""
+
+    volume: Volume
+    identity: str
+    made_by: str
+    """Digest of the scan, the networks and the options."""
+    missing: dict[str, Path]
+    """By format."""
+
+
+def _tasks(
+    root: Path, volumes: Sequence[Volume], output: Path, facts: Sequence[object], formats: Sequence[str]
+) -> list[_Task]:
+    """What is to be done. Raises InputError where two volumes would be one file, or where others' images are there."""
+    places = [challenge_path(volume.facts(), volume.target != "none", root.absolute().name) for volume in volumes]
+    times, tasks = Counter(places), []
+    for place, volume in zip(places, volumes):
+        if times[place] > 1:
+            raise InputError(
+                f"{root / volume.file}: another file of this name is in {root}; reconstruct each folder by itself"
+            )
+    for place, volume in zip(places, volumes):
+        identity = volume_identity(root, volume)
+        made_by = _digest([*facts, identity])
+        paths = {name: kind.path(output, place) for name, kind in FORMATS.items()}
+        absent = {name for name, path in paths.items() if not FORMATS[name].is_there(path, made_by)}
+        tasks.append(_Task(volume, identity, made_by, {name: paths[name] for name in formats if name in absent}))
+    return tasks
 
 
 def _reconstructed(

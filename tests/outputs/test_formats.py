@@ -35,9 +35,7 @@ def volume(shape=(3, 9, 7), axes=TURNED, nominal=(), seed=0):
     images = np.random.default_rng(seed).gamma(2.0, 1e-4, shape).astype(np.float32)
     images[shape[0] - 1, 2, 1] = 3e-3
     facts = [hashlib.sha256(name.encode()).hexdigest() for name in ("scan", f"made by {seed}", "varnet", "rcan")]
-    return Reconstruction(
-        images, geometry(axes, nominal), facts[0], facts[1], (facts[2], facts[3]), pseudonym(PATIENT)
-    )
+    return Reconstruction(images, geometry(axes, nominal), facts[0], facts[1], (facts[2], facts[3]), pseudonym(PATIENT))
 
 
 def write(name, folder, written, place="scan.h5"):
@@ -204,8 +202,22 @@ def test_dicom_is_derived_for_research_and_tells_no_person_and_no_time(tmp_path)
         assert found.ImageType[:2] == ["DERIVED", "SECONDARY"] and found.InstanceNumber == i + 1
         assert "research only" in found.SeriesDescription and "pose nominal" in found.ImageComments
         assert all(digest[:16] in found.DerivationDescription for digest in volume().networks)
-        assert found.SOPInstanceUID == uid("slice", volume().made_by, str(i)) and found.SOPInstanceUID.is_valid
-    assert uid("slice", "a", "1") != uid("slice", "a", "2")
+        assert found.SeriesInstanceUID == uid("series", volume().made_by) and found.SOPInstanceUID.is_valid
+
+
+def test_identifiers_are_those_of_scan_networks_and_pixels(tmp_path):
+    scan = volume()
+    brighter = replace(scan, images=scan.images + np.float32(1e-4))
+    other_networks = replace(scan, made_by="another")
+    found = [
+        [pydicom.dcmread(file) for file in files(write("dicom", tmp_path / str(i), written))]
+        for i, written in enumerate((scan, brighter, other_networks))
+    ]
+    assert len({one.SOPInstanceUID for series in found for one in series}) == 3 * len(scan.images)
+    assert [len({series[0][key].value for series in found}) for key in ("SeriesInstanceUID", "StudyInstanceUID")] == [
+        2,
+        1,
+    ]
 
 
 def test_scans_of_one_patient_stay_together_and_those_of_two_do_not():

@@ -5,7 +5,9 @@ import shutil
 from dataclasses import replace
 
 import h5py
+import nibabel
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -13,6 +15,8 @@ from frost.errors import InputError
 from frost.evaluation.scores import fastmri_scores
 from frost.networks.common.checkpoint import load_network
 from frost.networks.image import IMAGE_NETWORKS
+from frost.outputs import FORMATS
+from frost.outputs.contract import pseudonym
 from frost.reconstruction.live import load_models, new_masks, reconstruct_folder, reconstruct_volume
 from frost.scans.challenge_files import challenge_path
 from frost.scans.indexing import volumes_of
@@ -91,6 +95,36 @@ def test_another_scan_of_the_same_name_is_not_taken_for_done(models, tmp_path, w
     assert reconstruct_folder(models, tmp_path / "a", tmp_path / "out", None, None, "none").kept == 1
     with pytest.raises(InputError, match=r"scan1\.h5: is there already, of another scan"):
         reconstruct_folder(models, tmp_path / "b", tmp_path / "out", None, None, "none")
+
+
+def test_all_formats_hold_the_same_images_and_what_is_missing_is_added(models, tmp_path, write_fastmri):
+    write_fastmri(tmp_path / "scan1.h5", patient="DOE4711", shape=(3, 4, 48, 44))
+    folder = tmp_path / "out"
+    reconstruct_folder(models, tmp_path / "scan1.h5", folder, None, None, "none")
+    before = (folder / "scan1.h5").stat().st_mtime_ns
+    done = reconstruct_folder(models, tmp_path / "scan1.h5", folder, None, None, "none", formats=tuple(FORMATS))
+    dicom = [f"scan1.dicom/{i:04d}.dcm" for i in (1, 2, 3)]
+    assert written(folder) == [*dicom, "scan1.h5", "scan1.mrd", "scan1.nii.gz", "scan1.png"]
+    assert not done.kept and (folder / "scan1.h5").stat().st_mtime_ns == before
+    images = read(folder / "scan1.h5")
+    nifti = nibabel.load(folder / "scan1.nii.gz")
+    np.testing.assert_allclose(
+        nifti.get_fdata()[:, ::-1].transpose(2, 1, 0), images, rtol=0, atol=0.51 * np.ptp(images) / 65535
+    )
+    first = pydicom.dcmread(folder / dicom[0])
+    assert first.PatientID == pseudonym("DOE4711") and "pose nominal" in first.ImageComments
+    assert not any(b"DOE4711" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    again = reconstruct_folder(models, tmp_path / "scan1.h5", folder, None, None, "none", formats=["png", "mrd"])
+    assert again.kept == 1 and not again.rows
+
+
+def test_a_folder_never_holds_formats_of_two_networks(models, tmp_path, write_fastmri):
+    write_fastmri(tmp_path / "scan1.h5")
+    reconstruct_folder(models, tmp_path / "scan1.h5", tmp_path / "out", None, None, "none", formats=["dicom"])
+    other = replace(models, digests=("another", "pair"))
+    with pytest.raises(InputError, match=r"scan1\.dicom: is there already, .* by other networks or options"):
+        reconstruct_folder(other, tmp_path / "scan1.h5", tmp_path / "out", None, None, "none", formats=["png"])
+    assert written(tmp_path / "out") == ["scan1.dicom/0001.dcm", "scan1.dicom/0002.dcm"]
 
 
 def test_images_that_are_not_numbers_are_no_success(models, tmp_path, write_fastmri):

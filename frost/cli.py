@@ -62,7 +62,8 @@ def reconstruct(
 
     Formats: h5, the challenges' file with dataset `reconstruction`; nifti, one .nii.gz; dicom, a folder with a file a
     slice; mrd, ISMRMRD images; png, one sheet of all slices. Their voxel size is the header's, their pose is nominal
-    where it has none, and the file says so. They hold no name, date or time, and the patient's id as a hash.
+    where it has none, and the file says so. They hold no name, date or time, and the patient's id as a hash. The
+    values of nifti and dicom, of 16 bits, are a power of 1000 times the scan's, which they tell: mostly 1e6.
 
     The first line says which networks are used. A line a volume says how far the scan is from those that they were
     trained on: `familiar`, `unusual` and why, or `unknown`.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt16
 
 from frost.outputs.contract import Format, Reconstruction
-from frost.outputs.scaling import scaled_to_16_bits, window_top
+from frost.outputs.scaling import Scaled, scaled_to_16_bits, window_top
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -23,7 +23,7 @@ def write(path: Path, volume: Reconstruction) -> None:
     from pydicom import dcmwrite  # here, because it takes a second that who wants another format need not wait
 
     scaled = scaled_to_16_bits(volume.images)
-    common = _common(volume, scaled.slope, scaled.intercept)
+    common = _common(volume, scaled)
     path.mkdir()
     for i, stored in enumerate(scaled.stored):
         dcmwrite(path / f"{i + 1:04d}.dcm", _slice(common, volume, i, stored), enforce_file_format=True)
@@ -34,7 +34,7 @@ def uid(*facts: str) -> str:
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, ' '.join(facts)).int}"
 
 
-def _common(volume: Reconstruction, slope: float, intercept: float) -> "Dataset":
+def _common(volume: Reconstruction, scaled: Scaled) -> "Dataset":
     """All that the slices of a volume share, PS3.3 A.4. Empty is what the standard wants named and nobody knows."""
     from pydicom.dataset import Dataset
     from pydicom.uid import MRImageStorage
@@ -57,7 +57,7 @@ def _common(volume: Reconstruction, slope: float, intercept: float) -> "Dataset"
     common.Manufacturer = "Frost"
     common.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     common.DerivationDescription = volume.derivation()
-    common.ImageComments = volume.remark()
+    common.ImageComments = f"{volume.remark()}; {scaled.remark()}"
     common.BurnedInAnnotation = "NO"
     common.ScanningSequence, common.SequenceVariant, common.ScanOptions = "RM", "NONE", ""  # RM: research mode
     common.MRAcquisitionType = "2D"
@@ -70,10 +70,10 @@ def _common(volume: Reconstruction, slope: float, intercept: float) -> "Dataset"
     common.SamplesPerPixel, common.PhotometricInterpretation = 1, "MONOCHROME2"
     common.Rows, common.Columns = volume.images.shape[1:]
     common.BitsAllocated, common.BitsStored, common.HighBit, common.PixelRepresentation = 16, 16, 15, 0
-    common.RescaleSlope, common.RescaleIntercept, common.RescaleType = f"{slope:.8e}", f"{intercept:.8e}", "US"
-    # In rescaled values, which may be far below 1: the function that permits such widths (PS3.3 C.11.2.1.3.2).
-    top = window_top(volume.images)
-    common.WindowCenter, common.WindowWidth, common.VOILUTFunction = f"{top / 2:.6e}", f"{top:.6e}", "LINEAR_EXACT"
+    common.RescaleSlope, common.RescaleIntercept = f"{scaled.slope:.8e}", f"{scaled.intercept:.8e}"
+    common.RescaleType = "US"
+    width = max(window_top(volume.images) * scaled.factor, 1.0)  # 1 is the least that the standard permits
+    common.WindowCenter, common.WindowWidth = f"{width / 2:.2f}", f"{width:.2f}"
     return common
 
 

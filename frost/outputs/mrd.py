@@ -18,8 +18,10 @@ def write(path: Path, volume: Reconstruction) -> None:
     with warnings.catch_warnings():
         import ismrmrd  # here, because it takes time, and changes the filters of all warnings
 
-    with ismrmrd.File(str(path), "w") as file:
-        file["dataset/image_0"].images = [_image(ismrmrd, volume, i, image) for i, image in enumerate(volume.images)]
+    # `Dataset`, as `File` gives the headers a second axis, which the C++ library does not read.
+    with ismrmrd.Dataset(str(path), "dataset", mode="w") as file:
+        for i, image in enumerate(volume.images):
+            file.append_image("image_0", _image(ismrmrd, volume, i, image))
     with h5py.File(path, "r+") as file:
         file.attrs["made_by"] = volume.made_by
 

@@ -21,9 +21,9 @@ def write(path: Path, volume: Reconstruction) -> None:
     """
     import nibabel  # here, because it takes a second that who wants another format need not wait
 
-    stored, slope, intercept = scaled_to_16_bits(volume.images)
+    scaled = scaled_to_16_bits(volume.images)
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.geometry.affine()[:, [2, 1, 0, 3]]
-    voxels = stored.transpose(2, 1, 0)
+    voxels = scaled.stored.transpose(2, 1, 0)
     voxels, affine = _reversed(voxels, affine, 1)
     if np.linalg.det(affine[:3, :3]) > 0:
         voxels, affine = _reversed(voxels, affine, 2)
@@ -32,9 +32,9 @@ def write(path: Path, volume: Reconstruction) -> None:
     image.set_sform(affine, code)
     image.set_qform(affine, code)
     image.header.set_xyzt_units("mm")
-    image.header.set_slope_inter(slope, intercept)
-    image.header["descrip"] = volume.remark()
-    facts = {"made_by": volume.made_by, "derivation": volume.derivation()}
+    image.header.set_slope_inter(scaled.slope, scaled.intercept)
+    image.header["descrip"] = f"{volume.remark()}; {scaled.remark()}"
+    facts = {"made_by": volume.made_by, "derivation": volume.derivation(), "factor": scaled.factor}
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension(COMMENT, json.dumps(facts).encode()))
     path.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
 

@@ -16,7 +16,7 @@ LINE = 16  # pixels of height of the text below
 
 def write(path: Path, volume: Reconstruction) -> None:
     """Slices from left to right and from top to bottom, each as it is in the h5 file."""
-    text = f"0 to {window_top(volume.images):.3g}. {volume.remark()}"
+    text = f"window 0 to {window_top(volume.images):.3g}. {volume.remark()}"
     font = ImageFont.load_default(11)
     tiles = sheet(windowed(volume.images))
     height, width = tiles.shape

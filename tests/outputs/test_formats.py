@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import warnings
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -20,10 +21,10 @@ from frost.mri.geometry import Geometry
 from frost.outputs import FORMATS
 from frost.outputs.contract import Reconstruction, pseudonym
 from frost.outputs.dicom import uid
-from frost.outputs.scaling import STEPS, scaled_to_16_bits, window_top
+from frost.outputs.scaling import STEPS, scaled_to_16_bits, window_top, windowed
 
 PATIENT = "DOE^JANE 4711"
-TURNED = ((0.36, 0.48, 0.8), (-0.8, 0.6, 0.0), (-0.48, -0.64, 0.6))  # slice, y, x
+TURNED = ((-0.36, -0.48, -0.8), (-0.8, 0.6, 0.0), (-0.48, -0.64, 0.6))  # slice, y, x
 
 
 def geometry(axes=TURNED, nominal=()):
@@ -54,7 +55,7 @@ def mirrored(axes):
 
 
 def read_dicom(path):
-    """Images, and the affine from (slice, y, x) to LPS millimetres, by the standard's own formula (PS3.3 C.7.6.2.1)."""
+    """Values, and the affine from (slice, y, x) to LPS millimetres, by the standard's own formula (PS3.3 C.7.6.2.1)."""
     slices = [pydicom.dcmread(file) for file in files(path)]
     images = np.stack([s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices])
     row, column = np.reshape(np.array(slices[0].ImageOrientationPatient, float), (2, 3))
@@ -74,8 +75,7 @@ def read_nifti(path):
 
 def read_mrd(path):
     """The same, by the definition of MRD: `position` is that of x = n // 2 and y = n // 2, x along `read_dir`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.simplefilter", lambda *_: None)
+    with warnings.catch_warnings():  # its import changes the filters
         import ismrmrd
     with ismrmrd.File(str(path), "r") as file:
         found = list(file["dataset/image_0"].images)
@@ -89,6 +89,14 @@ def read_mrd(path):
     step = (centres[-1] - centres[0]) / (len(found) - 1) if len(found) > 1 else across
     affine[:3] = np.column_stack([step, *steps, centres[0] - nx // 2 * steps[0] - ny // 2 * steps[1]])
     return images, affine
+
+
+def test_mrd_has_the_shapes_that_ismrmrds_own_programs_write(tmp_path):
+    """As `ismrmrd_recon_cartesian_2d` has them: (image, channel, z, y, x), one header and one text an image."""
+    written = volume()
+    with h5py.File(write("mrd", tmp_path, written)) as file:
+        shapes = {name: found.shape for name, found in file["dataset/image_0"].items()}
+    assert shapes == {"data": (3, 1, 1, 7, 9), "header": (3,), "attributes": (3,)}
 
 
 READERS = {"nifti": read_nifti, "dicom": read_dicom, "mrd": read_mrd}
@@ -107,7 +115,8 @@ def test_a_point_of_the_object_is_at_the_same_millimetres_in_every_format(name, 
     np.testing.assert_allclose((affine @ (*place, 1))[:3], expected, atol=1e-4)
     corner = written.geometry.position(0, shape[1] - 1, shape[2] - 1)  # and the pixel that no flip leaves where it was
     inverse = np.rint(np.linalg.inv(affine) @ (*corner, 1))[:3].astype(int)
-    assert images[tuple(inverse)] == pytest.approx(written.images[0, -1, -1], abs=3e-8)
+    factor = 1 if name == "mrd" else 1e6
+    assert images[tuple(inverse)] == pytest.approx(factor * written.images[0, -1, -1], abs=3e-8 * factor)
 
 
 @SHAPES
@@ -124,29 +133,30 @@ def test_floats_come_back_to_the_bit(name, shape, tmp_path):
     assert images.dtype == np.float32
 
 
-@pytest.mark.parametrize("images", ["usual", "below 0", "empty", "huge"])
+@pytest.mark.parametrize("images", ["usual", "below 0", "empty", "huge", "tiny"])
 @pytest.mark.parametrize("name", ["nifti", "dicom"])
 def test_16_bits_hold_the_images_to_half_a_step(name, images, tmp_path):
     written = volume()
-    changes = {"usual": lambda x: x, "below 0": lambda x: x - 2e-4, "empty": np.zeros_like, "huge": lambda x: x * 1e20}
+    changes = {"usual": lambda x: x, "below 0": lambda x: x - 2e-4, "empty": np.zeros_like}
+    changes |= {"huge": lambda x: x * 1e35, "tiny": lambda x: x * 1e-30}
     written = replace(written, images=changes[images](written.images))
     path = write(name, tmp_path, written)
-    if name == "dicom":
-        found = read_dicom(path)[0]
-    else:
-        stored, affine = read_nifti(path)
-        order = np.rint((affine @ np.array([[0, 0, 0, 1], [2, 8, 6, 1]]).T).T[:, :3] @ np.array(TURNED).T).argsort(0)
-        found = stored[tuple(slice(None, None, 1 if first == 0 else -1) for first in order[0])]
-    low, high = min(written.images.min(), 0), written.images.max()
-    step = (high - low) / STEPS
-    np.testing.assert_allclose(found, written.images, rtol=0, atol=0.51 * step + 1e-7 * high)
-    assert found.max() == pytest.approx(high, rel=1e-6)
+    # the rows of our NIfTI run upwards
+    found = read_dicom(path)[0] if name == "dicom" else nibabel.load(path).get_fdata()[:, ::-1].transpose(2, 1, 0)
+    low, high = min(float(written.images.min()), 0), float(written.images.max())
+    factor = scaled_to_16_bits(written.images).factor
+    np.testing.assert_allclose(found / factor, written.images, rtol=0, atol=0.51 * (high - low) / STEPS + 1e-7 * high)
+    assert found.max() == pytest.approx(factor * high, rel=1e-6) and (high == 0 or 100 <= found.max() < 1e5)
 
 
-def test_the_16_bits_are_used_to_the_last():
-    stored, slope, intercept = scaled_to_16_bits(volume().images)
-    assert (stored.max(), intercept) == (STEPS, 0) and slope == pytest.approx(3e-3 / STEPS, rel=1e-6)
+def test_the_16_bits_are_used_to_the_last_and_the_factor_is_a_power_of_1000():
+    stored, slope, intercept, factor = scaled_to_16_bits(volume().images)
+    assert (stored.max(), intercept, factor) == (STEPS, 0, 1e6) and slope == pytest.approx(3e3 / STEPS, rel=1e-6)
     assert float(np.float32(slope)) == pytest.approx(slope, rel=1e-7)
+    factors = [
+        scaled_to_16_bits(np.full((1, 1, 1), top, np.float32)).factor for top in (1.1e-4, 0.09, 0.2, 99, 101, 1e6)
+    ]
+    assert factors == [1e6, 1e6, 1e3, 1e3, 1, 1e-3]
 
 
 @SHAPES
@@ -175,6 +185,19 @@ def test_dciodvfy_has_no_error_on_our_dicom(shape, nominal, tmp_path):
     for file in files(write("dicom", tmp_path, volume(shape, nominal=nominal))):
         said = subprocess.run([program, str(file)], capture_output=True, text=True, check=False).stderr
         assert "MRImage" in said and "Error" not in said, said
+
+
+@pytest.mark.parametrize("below", [0, 2e-4])
+def test_dcmtk_shows_our_dicom_in_its_window(below, tmp_path):
+    if not (program := shutil.which("dcm2pnm")):
+        pytest.skip("dcm2pnm of dcmtk is not installed")
+    written = volume((1, 20, 30))
+    written = replace(written, images=written.images - np.float32(below))
+    (file,) = files(write("dicom", tmp_path, written))
+    subprocess.run([program, "--write-png", "+Wi", "1", str(file), str(tmp_path / "shown.png")], check=True)
+    with Image.open(tmp_path / "shown.png") as image:
+        shown = np.asarray(image.convert("L"))
+    assert np.abs(shown.astype(int) - windowed(written.images)[0]).max() <= 2
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -229,7 +252,8 @@ def test_files_say_what_of_their_pose_is_nominal(nominal, tmp_path):
     written = volume(nominal=nominal)
     header = nibabel.load(write("nifti", tmp_path, written)).header
     said = header["descrip"].item().decode()
-    assert said == written.remark() and len(said) <= 64
+    assert said == f"{written.remark()}; values x 1e+06" and len(written.remark()) <= 64
+    said = written.remark()
     assert said.endswith({0: "research only", 1: "; pose nominal", 2: "; voxel size and pose nominal"}[len(nominal)])
     assert header["sform_code"] == header["qform_code"] == (2 if nominal else 1)
     with h5py.File(write("mrd", tmp_path, written)) as file:
@@ -243,7 +267,7 @@ def test_the_sheet_shows_every_slice_in_one_window(tmp_path):
     with Image.open(write("png", tmp_path, written)) as image:
         sheet = np.asarray(image)
     top = window_top(written.images)
-    assert np.percentile(written.images, 99) < top < written.images.max()
+    assert (written.images > top).mean() == pytest.approx(0.01, abs=0.002) and top < written.images.max()
     for i, shown in enumerate(written.images):  # 2 columns: about as high as wide
         y, x = 8 * (i // 2), 12 * (i % 2)
         np.testing.assert_array_equal(sheet[y : y + 8, x : x + 12], np.rint(255 * np.clip(shown / top, 0, 1)))
@@ -293,5 +317,5 @@ def test_formats_never_write_over_each_other():
 def test_the_comment_of_a_nifti_file_tells_the_networks(tmp_path):
     header = nibabel.load(write("nifti", tmp_path, volume())).header
     facts = json.loads(header.extensions[0].get_content())
-    assert facts == {"made_by": volume().made_by, "derivation": volume().derivation()}
+    assert facts == {"made_by": volume().made_by, "derivation": volume().derivation(), "factor": 1e6}
     assert Path(tmp_path / "scan.nii.gz").exists() and header.get_xyzt_units()[0] == "mm"

@@ -36,7 +36,7 @@ def write(path: Path, volume: Reconstruction) -> None:
     image.header["descrip"] = f"{volume.remark()}; {scaled.remark()}"
     facts = {"made_by": volume.made_by, "derivation": volume.derivation(), "factor": scaled.factor}
     image.header.extensions.append(nibabel.nifti1.Nifti1Extension(COMMENT, json.dumps(facts).encode()))
-    path.write_bytes(gzip.compress(image.to_bytes(), mtime=0))
+    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
 
 
 def _reversed(voxels: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,10 @@
-# The two commands are `make repro` and `make test`. Everything runs in .venv, which they make.
+# The two commands are `make repro` and `make test`. Everything runs in .venv, which they make, or `make install` alone.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: repro test lint format bench bench-full bench-peers weights soak lock clean
+.PHONY: install repro test lint format bench bench-full bench-peers weights soak lock clean
+
+install: .venv/installed
 
 repro: .venv/installed
 	dvc repro

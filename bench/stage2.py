@@ -45,7 +45,7 @@ from frost.scans.reader import VolumeReader
 from frost.scans.volumes import read_index, write_index
 from frost.training.batches import ShapeBatches
 from frost.training.losses import reconstruction_loss
-from stages.train_rcan import TrainRCANParams
+from frost.training.stage_two import TrainRCANParams
 
 AIM = 1.03
 WAYS = {"in the loop": "frozen VarNet in the loop", "cache": "from the cache", "memory": "from memory"}

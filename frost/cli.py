@@ -298,6 +298,17 @@ def check(
 
 
 @app.command()
+def plan() -> None:
+    """Check all of params.yaml, against the scans too, and show the work that `dvc repro` would do. It runs nothing.
+
+    A line for each fault, and exit status 1 where there is one. The first stages of `dvc repro` do the same.
+    """
+    from frost.planning.run import show_plan
+
+    show_plan()
+
+
+@app.command()
 def preset(
     file: Annotated[Path, typer.Argument(help="one of params/, or a file like it: sections with the keys to change")],
     params: Annotated[Path, typer.Option(help="the file to change")] = Path("params.yaml"),

@@ -4,30 +4,21 @@ import sys
 from functools import cache, partial
 from pathlib import Path
 
-from pydantic import Field
 from torch import nn
 
 from frost.cache.folds import Frozen, frozen_networks, network_for, was_trained_on
 from frost.cache.frozen import own_device, write_network_images
-from frost.cache.imported import file_digest, find_images, write_imported_images
+from frost.cache.imported import CacheParams, file_digest, find_images, write_imported_images
 from frost.cache.produce import Compute, Task, produce_all, stage_lock
 from frost.cache.sources import source_digest
 from frost.cache.store import Store
 from frost.networks.common.checkpoint import load_network, network_module
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.launch import run, summary
-from frost.pipeline.params import Params, load_params, stage_paths
+from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
 from frost.scans.identity import require_unchanged
 from frost.scans.volumes import SPLITS, Volume, read_index
-
-
-class CacheParams(Params):
-    """Section `cache_varnet` of params.yaml."""
-
-    import_: str | None = Field(
-        alias="import", description="folder of images that another program made, in VarNet's place: one h5 a volume"
-    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """Stage `index`: which volumes the source holds, and the mask of each. Headers only.
 
-It always runs, in milliseconds a file. Where its outputs come out the same, nothing after it runs.
+It always runs, in milliseconds a file. Where its outputs come out the same, nothing after it runs. All of params.yaml
+is checked meanwhile, so that a fault in a later section ends the pipeline here.
 """
 
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from frost.cache.produce import stage_lock
 from frost.cache.store import Store
 from frost.errors import InputError
+from frost.pipeline.checking import checked_params
 from frost.pipeline.ending import end_if_orphaned
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
@@ -19,8 +21,8 @@ from frost.scans.volumes import write_index
 def main(argv: list[str] | None = None) -> None:
     """Write `--index DIR`/{train,val,test}.json, and the link `--source` by which later stages find the scans."""
     paths = stage_paths(argv, "simulated", "source", "index", about=__doc__)
-    params = load_params("index", IndexParams)
-    with summary("index") as outcome, stage_lock(Store(store_root()), "index"):
+    with checked_params(paths.index), summary("index") as outcome, stage_lock(Store(store_root()), "index"):
+        params = load_params("index", IndexParams)
         index = build_index(params, store_root() / "identities.json", say=print)
         end_if_orphaned()  # a later run may have other params
         write_index(paths.index, index)

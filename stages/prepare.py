@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from frost.cache.classical import PrepareParams, write_images
+from frost.cache.classical import PrepareParams, prepare_facts, write_images
 from frost.cache.produce import Compute, Task, produce_all, stage_lock
 from frost.cache.sources import source_digest
 from frost.cache.store import Store
@@ -21,8 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     store, sources = Store(store_root()), source_digest("frost.cache.classical")
 
     def task(volume: Volume) -> Task:
-        facts = {"sources": sources, "volume": volume.facts(), "params": params.model_dump(mode="json")}
-        return Task(volume.name, volume.n_slices, facts, volume)
+        return Task(volume.name, volume.n_slices, prepare_facts(volume, params, sources), volume)
 
     volumes = {split: read_index(paths.index / f"{split}.json") for split in SPLITS}
     splits = {paths.images / split: [task(volume) for volume in volumes[split]] for split in SPLITS}

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from frost.cache.produce import stage_lock
 from frost.cache.store import Store
+from frost.pipeline.checking import checked_params
 from frost.pipeline.ending import end_if_orphaned
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
@@ -18,7 +19,8 @@ from frost.simulation.simulate import simulate
 def main(argv: list[str] | None = None) -> None:
     """Write `--scans DIR`/{train,val,test}/*.h5."""
     paths = stage_paths(argv, "scans", about=__doc__)
-    params = load_params("simulate", SimulateParams)
+    with checked_params():
+        params = load_params("simulate", SimulateParams)
     with (
         summary("simulate") as outcome,
         stage_lock(Store(store_root()), "simulate"),

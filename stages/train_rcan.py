@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 
 from accelerate.utils import set_seed
-from pydantic import Field, model_validator
 
 from frost.cache.pairs import PairDataset
 from frost.cache.produce import stage_lock
@@ -14,28 +13,12 @@ from frost.cache.store import Store
 from frost.networks.common.checkpoint import build, chosen, save_network
 from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.launch import run, summary
-from frost.pipeline.params import NamedParams, Params, load_params, stage_paths
+from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.training.augment import AugmentParams, augment
-from frost.training.fit import FitParams, fit
+from frost.training.augment import augment
+from frost.training.fit import fit
+from frost.training.stage_two import TrainRCANParams
 from frost.training.trained import deliver, finished, write_curves
-
-
-class TrainRCANParams(Params):
-    """Section `train_rcan` of params.yaml."""
-
-    inputs: list[str] = Field(
-        min_length=1, description="channels of the caches; the first is the image that is improved"
-    )
-    network: NamedParams
-    augment: AugmentParams
-    fit: FitParams
-
-    @model_validator(mode="after")
-    def _cutmix(self) -> "TrainRCANParams":
-        if self.augment.cutmix and self.fit.batch_size == 1:
-            raise ValueError("augment.cutmix needs fit.batch_size of 2 or more: its boxes come from the same batch")
-        return self
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -37,7 +37,7 @@ from frost.training.augment import augment
 from frost.training.batches import ShapeBatches
 from frost.training.fit import fit, predict
 from frost.training.losses import ssim
-from stages.train_rcan import TrainRCANParams
+from frost.training.stage_two import TrainRCANParams
 
 Changes = dict[str, Any]
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,11 @@ def write_images(folder: Path, source: Path, volume: Volume, params: PreparePara
         write_volume(folder, classical_images(reader, params), volume.n_slices, channels, {
             **reader.attributes(), "prepare": params.model_dump(mode="json"),
         })  # fmt: skip
+
+
+def prepare_facts(volume: Volume, params: PrepareParams, sources: str) -> dict[str, Any]:
+    """What the images of a volume depend on; sources: the digest of the code that makes them."""
+    return {"sources": sources, "volume": volume.facts(), "params": params.model_dump(mode="json")}
 
 
 def classical_channels(volume: Volume, params: PrepareParams) -> list[str]:

@@ -8,17 +8,27 @@ import h5py
 import numpy as np
 import torch
 from jaxtyping import Float
+from pydantic import Field
 
 from frost.cache.shards import write_volume
 from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
+from frost.pipeline.params import Params
 from frost.scans.h5 import dataset, named_faults, open_h5, read_slice
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import Volume
 
 LAYOUT_FOLDERS = {"kspace", "input"}  # of SNU's trees, which nobody repeats in a tree of results
 SAME_SCALE = 4  # norms of an image and of its zero-filled version differ by less, unless one was rescaled
+
+
+class CacheParams(Params):
+    """Section `cache_varnet` of params.yaml."""
+
+    import_: str | None = Field(
+        alias="import", description="folder of images that another program made, in VarNet's place: one h5 a volume"
+    )
 
 
 def find_images(folder: Path, volumes: Sequence[Volume]) -> dict[str, Path]:

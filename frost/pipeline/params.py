@@ -41,15 +41,21 @@ def load_params(section: str, model: type[P], file: Path = Path("params.yaml")) 
 
     Raises InputError, one line for the first thing that is wrong: the file, the section, a key or a value.
     """
+    sections = read_sections(file)
+    if section not in sections:
+        raise InputError(f"{file}: has no section `{section}`")
+    return checked(model, sections[section], f"{file}: {section}")
+
+
+def read_sections(file: Path) -> dict[str, Any]:
+    """All sections of the params file, unchecked. Raises InputError where it is missing or is not YAML."""
     try:
         sections = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; run from the folder that holds it") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(sections, dict) or section not in sections:
-        raise InputError(f"{file}: has no section `{section}`")
-    return checked(model, sections[section], f"{file}: {section}")
+    return sections if isinstance(sections, dict) else {}
 
 
 def checked(model: type[P], values: object, where: str) -> P:
@@ -57,18 +63,33 @@ def checked(model: type[P], values: object, where: str) -> P:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
+        raise InputError(_fault_lines(error, model, where)[0]) from None
+
+
+def faults(model: type[BaseModel], values: object, where: str) -> list[str]:
+    """A line for everything in `values` that `model` does not take; each starts with `where`."""
+    try:
+        model.model_validate(values)
+    except ValidationError as error:
+        return _fault_lines(error, model, where)
+    return []
+
+
+def _fault_lines(error: ValidationError, model: type[BaseModel], where: str) -> list[str]:
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
             message = (
                 f"no such parameter; there are {', '.join(model.model_fields)}"
                 if key.count(".") == 0
-                else ("no such parameter")
+                else "no such parameter"
             )
-        elif first["type"] != "missing" and not isinstance(first["input"], dict):
-            message += f", not {first['input']!r}"
-        raise InputError(f"{where}{'.' if key else ''}{key}: {message}") from None
+        elif fault["type"] != "missing" and not isinstance(fault["input"], dict):
+            message += f", not {fault['input']!r}"
+        lines.append(f"{where}{'.' if key else ''}{key}: {message}")
+    return lines
 
 
 def stage_paths(argv: list[str] | None, *names: str, about: str | None = None) -> SimpleNamespace:

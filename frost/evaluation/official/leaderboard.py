@@ -1,16 +1,14 @@
 """A split under the rules of one challenge."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 from frost.errors import InputError
 from frost.evaluation.cases import Case
 from frost.evaluation.official.pooling import summarise
-from frost.evaluation.official.presets import Preset, VolumeScores, score_volume
+from frost.evaluation.official.presets import Preset, VolumeScores, group_of, score_volume
 from frost.evaluation.scores import Box
-from frost.scans.challenge_files import PUBLIC
 
 
 @dataclass
@@ -32,9 +30,9 @@ class Leaderboard:
                 raise InputError(f"{facts['file']}: no attribute `max`, which is the data range")
             for image, stack in case.images.items():
                 scores = score_volume(
-                    self.preset, case.target, stack, name=PurePosixPath(facts["file"]).name, group=self._group(facts),
-                    maximum=facts["maximum"], boxes=boxes or None, acquisition=facts["acquisition"],
-                    acceleration=facts["acceleration"],
+                    self.preset, case.target, stack, name=PurePosixPath(facts["file"]).name,
+                    group=group_of(self.preset, facts["acceleration"]), maximum=facts["maximum"], boxes=boxes or None,
+                    acquisition=facts["acquisition"], acceleration=facts["acceleration"],
                 )  # fmt: skip
                 self.volumes.setdefault(image, []).append(scores)
         except InputError as error:
@@ -50,13 +48,6 @@ class Leaderboard:
             found[image] = {f"{self.preset.name}_{metric}": value for metric, value in summary["final"].items()}
             left_out = {f"{self.preset.name} {what}": why for what, why in summary["left_out"].items()}
         return found, left_out
-
-    def _group(self, facts: Mapping[str, Any]) -> str:
-        """The folder that the leaderboard has for this acceleration; 2024's `private` is what is not 4, 5 or 8."""
-        if not self.preset.groups or facts["acceleration"] is None:
-            return ""
-        folder = f"acc{facts['acceleration']:g}"
-        return folder if "public" not in self.preset.groups else "public" if folder in PUBLIC else "private"
 
 
 def whole_box(box: Sequence[float]) -> Box:

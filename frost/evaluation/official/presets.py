@@ -24,6 +24,7 @@ from frost.evaluation.scores import (
     ssim_foreground,
     ssim_maps,
 )
+from frost.scans.challenge_files import PUBLIC
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,10 @@ def _slice_values(
     """The values of a preset that pools slices, by metric."""
     if not (math.isfinite(maximum) and maximum > 0):
         raise InputError(f"{name}: the data range `max` must be above 0, not {maximum}")
-    mask = foreground_mask(target, _threshold(preset, name))
+    mask = foreground_mask(target, threshold_for(preset, name))
     if not mask.any():
         raise InputError(
-            f"{name}: {preset.name} finds no foreground above {_threshold(preset, name):g}; "
+            f"{name}: {preset.name} finds no foreground above {threshold_for(preset, name):g}; "
             "its threshold needs images in the challenge's own scale"
         )
     values = {}
@@ -151,8 +152,17 @@ def _slice_values(
     return values
 
 
-def _threshold(preset: Preset, name: str) -> float:
+def threshold_for(preset: Preset, name: str) -> float:
+    """The foreground threshold for a file of this name. Raises InputError where the preset knows no such names."""
     for start, threshold in preset.thresholds.items():
         if name.startswith(start):
             return threshold
     raise InputError(f"{name}: {preset.name} needs file names that start with {' or '.join(preset.thresholds)}")
+
+
+def group_of(preset: Preset, acceleration: float | None) -> str:
+    """The folder that the leaderboard has for this acceleration; 2024's `private` is what is not 4, 5 or 8."""
+    if not preset.groups or acceleration is None:
+        return ""
+    folder = f"acc{acceleration:g}"
+    return folder if "public" not in preset.groups else "public" if folder in PUBLIC else "private"

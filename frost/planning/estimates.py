@@ -1,0 +1,97 @@
+"""How much work the stages will be: numbers that can be counted, and the memory of a training step, an estimate."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from frost.cache.classical import PrepareParams, classical_channels, prepare_facts
+from frost.cache.sources import source_digest
+from frost.cache.store import Store, entry_key
+from frost.planning.agreement import Index
+from frost.scans.volumes import Volume
+from frost.training.batches import ShapeBatches
+from frost.training.fit import FitParams
+from frost.training.stage_one import TrainVarNetParams, facts
+
+BYTES = 4  # of a float32
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network in numbers: its parameters, and the least memory of a step of its training, where that is known."""
+
+    n_parameters: int
+    memory: int | None
+    """Weights, gradients, optimizer and what the backward pass needs, bytes; without the workspace of convolutions."""
+
+
+def size(network: nn.Module, inputs: Sequence[Tensor], fit: FitParams) -> Size:
+    """Count a network, and run it once without numbers: `network` and `inputs` are on the device `meta`."""
+    n = sum(parameter.numel() for parameter in network.parameters())
+    copies = 4 + (fit.ema is not None)  # weight, gradient, two moments of Adam, average
+    try:
+        kept = _kept_for_backward(network, inputs)
+    except (RuntimeError, NotImplementedError):  # it looks at numbers, as GRAPPA does
+        return Size(n, None)
+    activations = kept // 2 if fit.precision == "bf16" else kept
+    return Size(n, copies * n * BYTES + activations)
+
+
+def _kept_for_backward(network: nn.Module, inputs: Sequence[Tensor]) -> int:
+    """Bytes of all tensors that autograd keeps of a forward pass, weights left out."""
+    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network.train()(*inputs)
+    return sum(storage.nbytes() for address, storage in kept.items() if address not in weights)
+
+
+def kspace_inputs(volumes: Sequence[Volume], batch_size: int) -> list[Tensor]:
+    """A batch of the largest scans for a network of stage 1, without numbers."""
+    largest = max(volumes, key=lambda volume: volume.n_coils * volume.height * volume.width)
+    shape = (batch_size, largest.n_coils, largest.height, largest.width)
+    columns = torch.ones(batch_size, largest.width, dtype=torch.bool, device="meta")
+    return [torch.empty(shape, dtype=torch.complex64, device="meta"), columns, columns]
+
+
+def image_inputs(volumes: Sequence[Volume], batch_size: int, n_inputs: int) -> list[Tensor]:
+    """A batch of the largest images for a network of stage 2, without numbers."""
+    y, x = max((volume.crop for volume in volumes), key=math.prod)
+    return [torch.empty((batch_size, n_inputs, y, x), device="meta")]
+
+
+def n_steps(shapes: Sequence[tuple[int, ...]], fit: FitParams) -> int:
+    """Steps of an epoch, in one process."""
+    return len(ShapeBatches(shapes, fit.batch_size, fit.seed, shuffle=False, accumulate=fit.accumulate))
+
+
+def cache_bytes(volumes: Sequence[Volume], params: PrepareParams | None = None) -> int:
+    """Bytes of these volumes in a cache, which is not compressed: that of `prepare`, or one channel without params."""
+    channels = [len(classical_channels(volume, params)) if params else 1 for volume in volumes]
+    pixels = [volume.n_slices * math.prod(volume.crop) for volume in volumes]
+    return BYTES * sum(n * each for n, each in zip(channels, pixels))
+
+
+def not_prepared(params: PrepareParams, volumes: Sequence[Volume], store: Store) -> list[Volume]:
+    """The volumes that stage `prepare` has yet to make."""
+    sources = source_digest("frost.cache.classical")
+    keys = (entry_key("prepare", prepare_facts(volume, params, sources)) for volume in volumes)
+    return [volume for volume, key in zip(volumes, keys) if not store.has("prepare", key)]
+
+
+def state_of_stage_one(params: TrainVarNetParams, index: Index, store: Store) -> str:
+    """Whether stage 1 is in the store, goes on, or starts; one process is assumed."""
+    depends = facts(params, list(index["train"]), list(index["val"]))
+    key = entry_key("train_varnet", {**depends, "processes": 1})
+    if store.has("train_varnet", key):
+        return "is in the store"
+    return "goes on where it stopped" if (store.training(key) / "state").exists() else "starts"

@@ -110,9 +110,9 @@ class Repository:
 
 
 def stages_run(said):
-    """Stage name -> its line of summary, from the output of dvc."""
+    """Stage name -> its line of summary, the last that begins with the name, from the output of dvc."""
     ran = re.findall(r"^Running stage '(\w+)':", said, re.MULTILINE)
-    return {stage: "".join(re.findall(rf"^{stage}: .*", said, re.MULTILINE)) for stage in ran}
+    return {stage: "".join(re.findall(rf"^{stage}: (?!.*epoch \d).*", said, re.MULTILINE)[-1:]) for stage in ran}
 
 
 def slices(ran, stage):
@@ -189,6 +189,24 @@ def test_the_first_run_makes_everything_and_the_second_nothing(finished, reposit
     for shard in repository.folder.glob("data/*.zarr/*/*/c/0/0/0/0"):  # one copy on disk: store, out and cache share it
         shares = [path for path in (repository.folder / ".dvc").rglob("*") if path.samefile(shard)]
         assert {path.relative_to(repository.folder).parts[1] for path in shares} == {"frost-store", "cache"}
+
+
+def test_a_fault_of_the_last_stage_ends_the_first_and_a_line_an_epoch_tells_of_a_training(repository):
+    repository.params(evaluate__batch_size=0, train_rcan__inputs=["varnet", "grapa"], train_rcan__fit__epochs=2)
+    said = repository.run("dvc", "repro", status=255)
+    faults = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert [line.split(": ")[2] for line in faults] == ["evaluate.batch_size", "train_rcan.inputs"]
+    assert list(stages_run(said)) == ["index"]
+
+    repository.params(evaluate__batch_size=2, train_rcan__inputs=["varnet", "grappa"])
+    said = repository.run("dvc", "repro")
+    assert list(stages_run(said)) == ["index", "train_rcan", "evaluate"]
+    assert "\nplan: train_rcan: rcan of varnet grappa, " in said and "; is in the store\n" in said
+    assert [n for n in re.findall(r"^train_rcan: epoch (\d)/2, loss 0\.\d{4}, val SSIM ", said, re.MULTILINE)] == [
+        "1",
+        "2",
+    ]
+    assert "plan:" not in repository.run("dvc", "repro")  # checked already
 
 
 def test_an_experiment_in_a_temporary_workspace_asks_stage_1_nothing(repository):

@@ -20,12 +20,11 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from frost.cache.slices import INDEX
 from frost.cache.store import Store, entry_key
 from frost.errors import InputError
 from frost.pipeline.ending import end_if_orphaned, without_ctrl_c
+from frost.pipeline.progress import Progress, tell
 from frost.pipeline.ranks import n_local_ranks, rank
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -91,11 +90,12 @@ def produce_all(
     first = rank() == 0
     missing = [key for key in longest_first if not store.has(stage, key)]
     n_slices = sum(keys[key].n_slices for key in missing)
-    total = sum(task.n_slices for task in keys.values())
-    with tqdm(total=total, initial=total - n_slices, desc=stage, unit="slice", disable=None if first else True) as bar:
+    if missing and first:
+        tell(f"{stage}: {len(missing)} of {len(keys)} volumes to make, {n_slices} slices")
+    with Progress(stage, len(keys), len(keys) - len(missing), shown=first) as progress:
         while missing:
             try:
-                deaths = _compute(store, stage, [keys[key] for key in missing], make, processes, bar)
+                deaths = _compute(store, stage, [keys[key] for key in missing], make, processes, progress)
             finally:
                 store.clean()  # after processes that were ended at work
             if not first:
@@ -142,12 +142,12 @@ def _compute(
     tasks: Sequence[Task],
     make: Callable[[], Compute],
     processes: int | None,
-    bar: "tqdm[Any]",
+    progress: Progress,
 ) -> str:
     """Compute what nobody else is computing, here or in processes of one thread. Returns how any died."""
     if processes == 0:
-        for n_slices in _walk(store, stage, tasks, make):
-            bar.update(n_slices)
+        for name in _walk(store, stage, tasks, make):
+            progress.update(name)
         return ""
     if processes is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -167,19 +167,19 @@ def _compute(
                     continue
                 if isinstance(received, Exception):
                     raise received
-                bar.update(received)
+                progress.update(received)
     return ", ".join(deaths)
 
 
-def _walk(store: Store, stage: str, tasks: Sequence[Task], make: Callable[[], Compute]) -> Iterator[int]:
-    """Compute those that no one else has or is computing; gives the number of slices of each."""
+def _walk(store: Store, stage: str, tasks: Sequence[Task], make: Callable[[], Compute]) -> Iterator[str]:
+    """Compute those that no one else has or is computing; gives the name of each."""
     compute: Compute | None = None
     for task in tasks:
         end_if_orphaned()
         if not store.has(stage, entry_key(stage, task.facts)):
             compute = compute or make()
             if store.produce(stage, task.facts, partial(compute, task.item), wait=False):
-                yield task.n_slices
+                yield task.name
 
 
 def _worker(
@@ -188,8 +188,8 @@ def _worker(
     """A process of one thread. It tells the parent of each volume, or of the error that ended it."""
     with suppress(BrokenPipeError):
         try:
-            for n_slices in _walk(store, stage, tasks, make):
-                connection.send(n_slices)
+            for name in _walk(store, stage, tasks, make):
+                connection.send(name)
         except InputError as error:
             connection.send(error)
         except Exception:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 ROOT = "frost"  # the package whose modules are followed
 
-#: modules that start processes, check params, or move and describe files; no number comes from them
+#: modules that start processes, check params, count progress, move and describe files; no number comes from them
 PLUMBING = {
     "frost.errors",
     "frost.pipeline.ending",
     "frost.pipeline.launch",
     "frost.pipeline.params",
     "frost.pipeline.places",
+    "frost.pipeline.progress",
     "frost.pipeline.ranks",
     "frost.cache.produce",
     "frost.cache.sources",

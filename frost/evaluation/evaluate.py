@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from frost.cache.pairs import PairDataset
 from frost.errors import InputError
@@ -18,6 +17,7 @@ from frost.evaluation.official.presets import PRESETS
 from frost.evaluation.scores import no_signal
 from frost.evaluation.summaries import Metrics, slice_rows, summary, volume_rows
 from frost.evaluation.tables import Row
+from frost.pipeline.progress import tell, with_progress
 
 
 @dataclass
@@ -52,12 +52,14 @@ def evaluate(
     A volume without a target, or whose target has no signal, is reconstructed and not scored; a split without any other
     has no metrics. Raises InputError where that is `val`.
     """
+    volumes = ", ".join(f"{len(pairs.names)} volumes of {split}" for split, pairs in splits.items())
+    tell(f"evaluate: {device.type}, {volumes}")
     result = Evaluation(best_blend(splits["val"]))
     for split, pairs in splits.items():
         boards = [Leaderboard(PRESETS[name]) for name in params.presets if name != "fastmri"]
         trust, rows = Calibration(), Rows([], [])
         cases = reconstruct(pairs, network, result.blend, params, device)
-        for case in tqdm(cases, total=len(pairs.names), desc=f"evaluate {split}", unit="volume", disable=None):
+        for case in with_progress(f"evaluate {split}", cases, len(pairs.names), lambda case: case.facts["name"]):
             keep(split, case)
             if case.target is None:
                 continue

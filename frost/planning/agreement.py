@@ -43,10 +43,10 @@ def _inputs(inputs: Sequence[str], has_sense: bool) -> Iterator[str]:
 
 def with_files(params: ProjectParams, simulated: Path) -> Iterator[str]:
     """Sources and imports that are not there, or are not what they are taken for. simulated: what `simulate` writes."""
-    if params.index and params.simulate:
+    if params.index:
         source = Path(params.index.source)
         if source.resolve() == simulated.resolve():
-            if params.simulate.subjects == 0:
+            if params.simulate and params.simulate.subjects == 0:
                 yield f"{WHERE}index.source: {source}: is what stage `simulate` makes, and simulate.subjects is 0"
         elif not source.is_dir():
             yield f"{WHERE}index.source: {source}: no such folder"

@@ -27,12 +27,14 @@ from frost.errors import InputError
 from frost.mri.coils import center_crop
 from frost.pipeline.ending import KEPT, end_if_orphaned, kept_so_far
 from frost.pipeline.params import Params
+from frost.pipeline.progress import TrainingProgress, peak_memory
 from frost.training.batches import ShapeBatches
 from frost.training.losses import LossParams, reconstruction_loss, ssim
 from frost.training.state import read_state, write_state
 
 CPU = not torch.accelerator.is_available()  # told to Accelerate, or it lets processes without a GPU train each alone
 
+STEPS_BETWEEN_LOSSES = 20  # of those that the bar shows
 MAX_SKIPPED = 10  # updates in a row without a finite gradient, after which a training cannot be saved
 
 Batch = dict[str, Any]
@@ -168,19 +170,22 @@ def fit(
     training = _begin(network, train, val, params, augment)
     _resume(training, state)
     _note_what_is_kept(training)
-    main, n_steps = training.accelerator.is_main_process, len(training.train)
-    with tqdm(
-        total=params.epochs * n_steps, initial=len(training.history) * n_steps,
-        desc=progress, unit="step", disable=None if main else True,
+    main = training.accelerator.is_main_process
+    lines = TrainingProgress(progress, params.epochs, len(train), len(training.train), shown=main)
+    with lines.begin(
+        _device_name(training.accelerator.device), sum(weight.numel() for weight in network.parameters()), len(val),
+        training.history, training.best_epoch,
     ) as bar:  # fmt: skip
         for epoch in range(len(training.history), params.epochs):
             if params.early_stop and epoch - training.best_epoch > params.early_stop:
                 break
             row = _train_epoch(training, epoch, bar)
+            lines.trained()
             _keep(training, row | {"val_ssim": _validate(training)})
             _save(training, state)
             if main:
                 on_epoch(training.history)
+            lines.epoch(training.history, training.best_epoch, _peak_memory(training.accelerator.device), bar)
     network.load_state_dict(training.best_weights)
     training.accelerator.wait_for_everyone()
     return training.history
@@ -266,6 +271,8 @@ def _train_epoch(training: Training, epoch: int, bar: "tqdm[Any]") -> Row:
                     "a lower fit.learning_rate or a fit.clip would help"
                 )
         bar.update()
+        if not bar.disable and step % STEPS_BETWEEN_LOSSES == 0:  # reading it makes the device wait
+            bar.set_postfix(loss=f"{float(total[0] / total[1]):.4f}", refresh=False)
     loss, n_slices = accelerator.reduce(total).tolist()
     return {"epoch": epoch + 1, "loss": loss / max(n_slices, 1), "learning_rate": rate, "skipped": n_skipped}
 
@@ -327,6 +334,15 @@ def _save(training: Training, state: Path) -> None:
 def _note_what_is_kept(training: Training) -> None:
     epochs = len(training.history)
     kept_so_far(f"the state of epoch {epochs} is kept" if epochs else KEPT)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _peak_memory(device: torch.device) -> int:
+    """The most memory so far, bytes: of the device, or of this process where it computes on the CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()
 
 
 def _to_device(batch: Batch, device: torch.device) -> Batch:

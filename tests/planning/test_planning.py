@@ -1,0 +1,238 @@
+"""params.yaml as a whole: every kind of fault is one line, all are told at once, and what is right gives a plan."""
+
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from frost.cache.store import Store
+from frost.networks.common.checkpoint import build
+from frost.networks.image import IMAGE_NETWORKS
+from frost.networks.kspace import KSPACE_NETWORKS
+from frost.pipeline.params import NamedParams
+from frost.planning.agreement import between_sections, notes, with_files, with_scans
+from frost.planning.estimates import size
+from frost.planning.plan import plan_lines
+from frost.planning.sections import read_project
+from frost.training.fit import FitParams
+from tests.indexes import index_of
+from tests.paths import ROOT
+
+YAML_OF = YAML(typ="safe")
+SIMULATED = "data/simulated"
+
+
+def write_params(folder, changes):
+    """The project's own params with `changes`, a section.key: value for each; `...` removes a key."""
+    sections = YAML_OF.load((ROOT / "params.yaml").read_text())
+    for name, value in changes.items():
+        *parents, key = name.split(".")
+        place = sections
+        for parent in parents:
+            place = place[parent]
+        if value is ...:
+            del place[key]
+        else:
+            place[key] = value
+    with (folder / "params.yaml").open("w") as out:
+        YAML_OF.dump(sections, out)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+
+
+@pytest.fixture
+def faults_of(tmp_path, monkeypatch):
+    """All faults of changed params in a folder of their own; with an index, those of its scans too."""
+    monkeypatch.chdir(tmp_path)
+
+    def faults(changes, index=None):
+        write_params(tmp_path, changes)
+        project, found = read_project(tmp_path / "params.yaml", tmp_path / "dvc.yaml")
+        found += [*between_sections(project), *with_files(project, tmp_path / SIMULATED)]
+        found += [] if index is None else with_scans(project, index)
+        assert all("\n" not in line for line in found)
+        return [line.removeprefix(f"{tmp_path}/") for line in found]
+
+    return faults
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, write_fastmri_tree):
+    root = tmp_path_factory.mktemp("scans")
+    return index_of(write_fastmri_tree(root, (2, 2, 2), test_target=True))
+
+
+ONE = {
+    "typo": ({"evaluate.batch_siz": 4}, "evaluate.batch_siz: no such parameter; there are ensemble, batch_size"),
+    "missing": ({"train_rcan.fit.epochs": ...}, "train_rcan.fit.epochs: Field required"),
+    "type": ({"prepare.grappa.kernel_points": "seven"}, "prepare.grappa.kernel_points: .* not 'seven'"),
+    "rule": ({"train_varnet.fine_tune": True}, "train_varnet: fine_tune needs the weights that import names"),
+    "no section": ({"cache_varnet": ...}, "has no section `cache_varnet`"),
+    "no stage": ({"train_rcann": {}}, "train_rcann: no stage of .*dvc.yaml has this name; there are cache_varnet,"),
+    "name": ({"train_rcan.network.name": "rcon"}, "train_rcan.network.name: there is no network 'rcon'; there are "),
+    "size": ({"train_varnet.network.cascades": 0}, "train_varnet.network.cascades: .* not 0"),
+    "of another": ({"train_rcan.network.name": "unet"}, "train_rcan.network.channels: Field required"),
+    "channel": ({"train_rcan.inputs": ["varnet", "grapa"]}, "train_rcan.inputs: the caches have no channel 'grapa'"),
+    "answer": ({"train_rcan.inputs": ["target"]}, "train_rcan.inputs: 'target' is no channel"),
+    "sense": (
+        {"train_rcan.inputs": ["varnet", "sense-1"], "prepare.sense": None},
+        "train_rcan.inputs: the caches have no channel 'sense' where prepare.sense is null",
+    ),
+    "source": ({"index.source": "/nowhere"}, "index.source: /nowhere: no such folder"),
+    "nobody": ({"simulate.subjects": 0}, "index.source: data/simulated: is what stage `simulate` makes, and sim"),
+    "heads": ({"simulate.heads": "nowhere"}, "simulate.heads: nowhere is not a folder of NIfTI heads"),
+    "weights": ({"train_varnet.import": "nowhere.pt"}, "train_varnet.import: nowhere.pt: no such file or folder"),
+    "no weights": ({"train_varnet.import": "params.yaml"}, "train_varnet.import: params.yaml: not a file of weights"),
+    "images": ({"cache_varnet.import": "nowhere"}, "cache_varnet.import: nowhere: no such folder"),
+}
+
+
+@pytest.mark.parametrize(("changes", "line"), ONE.values(), ids=ONE)
+def test_a_fault_is_one_line(faults_of, changes, line):
+    found = faults_of(changes)
+    assert any(re.match(rf"params\.yaml: {line}", fault) for fault in found), found
+    assert len(found) == 1 or "batch_siz" in line or "unet" in changes.values()  # which miss other keys too
+
+
+WITH_SCANS = {
+    "batch": (
+        {"train_rcan.fit.batch_size": 5},
+        "train_rcan.fit.batch_size: 5 slices of one shape are more than train has: 4 of its 4 slices",
+    ),
+    "batch of stage 1": ({"train_varnet.fit.batch_size": 5}, "train_varnet.fit.batch_size: 5 slices of one shape"),
+    "grappa": (
+        {"prepare.grappa.source": "file"},
+        "prepare.grappa.source: file: 6 of 6 volumes have no `image_grappa`, train/.* the first",
+    ),
+    "kernel": ({"prepare.grappa.kernel_points": 49}, "prepare.grappa.kernel_points: 49 must not exceed the 48 rows"),
+    "preset of two groups": (
+        {"evaluate.presets": ["snu2022", "snu2023"]},
+        "evaluate.presets: snu2023 can score neither split: val: it is the mean over acc4 and acc8; there is acc4;",
+    ),
+    "preset by names": ({"evaluate.presets": ["snu2025"]}, "evaluate.presets: snu2025 .* brain or knee"),
+}
+
+
+@pytest.mark.parametrize(("changes", "line"), WITH_SCANS.values(), ids=WITH_SCANS)
+def test_what_the_scans_cannot_give_is_one_line(faults_of, index, changes, line):
+    (found,) = faults_of(changes, index)
+    assert re.match(rf"params\.yaml: {line}", found)
+
+
+def test_images_of_another_program_for_other_volumes_are_a_fault(faults_of, index, tmp_path):
+    (tmp_path / "images").mkdir()
+    (found,) = faults_of({"cache_varnet.import": "images"}, index)
+    assert found.startswith("images: has no image of train/")
+
+
+def test_scans_that_teach_and_score_nothing(faults_of, index):
+    blind = {split: [v.model_copy(update={"target": "none"}) for v in volumes] for split, volumes in index.items()}
+    found = faults_of({}, {**index, "val": blind["val"], "test": blind["test"]})
+    assert [line.split(":")[0] for line in found] == ["train_varnet", "train_rcan", "params.yaml"]
+    assert "snu2022 can score neither split: val: no volume has a target" in found[2]
+    faint = {split: [v.model_copy(update={"maximum": 4e-5}) for v in volumes] for split, volumes in index.items()}
+    assert "is below the foreground threshold 5e-05" in faults_of({}, faint)[0]
+    unknown = {split: [v.model_copy(update={"maximum": None}) for v in volumes] for split, volumes in index.items()}
+    assert "has no attribute `max`" in faults_of({}, unknown)[0]
+    single = {split: [v.model_copy(update={"patient": "one"}) for v in volumes] for split, volumes in index.items()}
+    assert faults_of({"train_varnet.folds": 3}, single) == [
+        "params.yaml: train_varnet.folds: 3: the 1 patients of train are all in one fold; take 1"
+    ]
+    mask = index["train"][0].mask.model_copy(update={"center_fraction": 1 / 44})
+    thin = {**index, "train": [v.model_copy(update={"mask": mask}) for v in index["train"]]}
+    assert "GRAPPA needs at least 2 centre lines; 2 of 6 volumes get 1" in faults_of({}, thin)[0]
+
+
+def test_a_network_that_its_params_cannot_make_is_one_line(faults_of, monkeypatch):
+    def fail(self, params, n_inputs):
+        raise ValueError(f"features must be a multiple of\n 7, not {params.features}")
+
+    monkeypatch.setattr(IMAGE_NETWORKS["rcan"], "__init__", fail)
+    assert faults_of({}) == [
+        "params.yaml: train_rcan.network: cannot be built: features must be a multiple of 7, not 32"
+    ]
+
+
+def test_all_faults_are_told_at_once_and_the_project_itself_has_none(faults_of, index):
+    assert faults_of({}, index) == []
+    several = {"evaluate.batch_size": 0, "simulate.coils": 0, "train_rcan.network.typo": 1, "index.source": "/nowhere"}
+    assert len(faults_of(several)) == 4
+
+
+def test_the_plan_counts_the_work(tmp_path, index, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, {"train_rcan.inputs": ["varnet"], "train_rcan.fit.epochs": 7, "prepare.sense": None})
+    project, _ = read_project(tmp_path / "params.yaml", tmp_path / "dvc.yaml")
+    lines = {line.split(": ")[0]: line for line in plan_lines(project, index, Store(tmp_path / "store"))}
+    assert list(lines)[:4] == ["train", "val", "test", "device"]
+    assert lines["val"] == "val: 2 volumes, 4 slices, 4 coils, 48 x 44"
+    assert "6 volumes, 12 slices to make" in lines["prepare"]
+    assert "disk 0.15 MB" in lines["prepare"]  # 12 slices of 32 x 32, three channels of 4 bytes
+    assert "rcan of varnet, " in lines["train_rcan"] and "7 epochs of 2 steps" in lines["train_rcan"]
+    with torch.device("cpu"):
+        network = build(IMAGE_NETWORKS, project.train_rcan.network, 1)
+    assert f"{sum(weight.numel() for weight in network.parameters()):,} parameters" in lines["train_rcan"]
+    assert "4 epochs of 4 steps" in lines["train_varnet"] and lines["train_varnet"].endswith("; starts")
+
+
+@pytest.mark.parametrize("stage", ["train_varnet", "train_rcan"])
+def test_the_memory_of_a_step_is_what_a_real_pass_keeps(stage):
+    """Counted without numbers, and with: by autograd's own hooks on a network that computes."""
+    section = YAML_OF.load((ROOT / "params.yaml").read_text())[stage]
+    fit = FitParams.model_validate(section["fit"])
+
+    def counted(device):
+        with torch.device(device):
+            if stage == "train_rcan":
+                network = build(IMAGE_NETWORKS, NamedParams(**section["network"]), 2)
+                inputs = [torch.ones(2, 2, 48, 40)]
+            else:
+                network = build(KSPACE_NETWORKS, NamedParams(**section["network"]))
+                columns = torch.ones(1, 40, dtype=torch.bool)
+                inputs = [torch.ones(1, 3, 48, 40, dtype=torch.complex64), columns, columns]
+        return size(network, inputs, fit)
+
+    planned, real = counted("meta"), counted("cpu")
+    assert planned.n_parameters == real.n_parameters
+    assert math.isclose(planned.memory, real.memory, rel_tol=0.05)
+    assert planned.memory > 4 * 4 * planned.n_parameters
+
+
+def git(folder, *words):
+    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_a_module_that_git_does_not_track_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, {})
+    project, _ = read_project(tmp_path / "params.yaml", tmp_path / "dvc.yaml")
+    module = tmp_path / "frost" / "networks" / "image" / "own.py"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    assert list(notes(project, tmp_path / SIMULATED)) == []  # no repository
+    git(tmp_path, "init", "--quiet")
+    (note,) = notes(project, tmp_path / SIMULATED)
+    assert note.startswith("frost/networks/image/own.py: not in git") and note.endswith("own.py`")
+    git(tmp_path, "add", "--all")
+    assert list(notes(project, tmp_path / SIMULATED)) == []
+    assert "0 simulates nothing" in next(notes(project, tmp_path / "elsewhere"))
+
+
+def test_a_network_whose_file_was_left_behind_is_one_line(tmp_path):
+    """As in the temporary workspace of an experiment: the table is tracked, and the new file is not."""
+    shutil.copytree(ROOT / "frost", tmp_path / "frost", ignore=shutil.ignore_patterns("__pycache__", "weights"))
+    table = tmp_path / "frost" / "networks" / "image" / "__init__.py"
+    table.write_text(table.read_text() + "from frost.networks.image.own import Own\n")
+    write_params(tmp_path, {})
+    done = subprocess.run(
+        [sys.executable, "-m", "frost.planning.run"], cwd=tmp_path, capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)}, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: frost.networks.image.own: its file is not here") and "git add" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -25,7 +25,8 @@ class Size:
 
     n_parameters: int
     memory: int | None
-    """Weights, gradients, optimizer and what the backward pass needs, bytes; without the workspace of convolutions."""
+    """Weights, gradients, optimizer and what the backward pass needs, bytes. A CPU took about twice that: workspaces of
+    convolutions and gradients of activations come on top."""
 
 
 def size(network: nn.Module, inputs: Sequence[Tensor], fit: FitParams) -> Size:

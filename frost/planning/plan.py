@@ -100,7 +100,7 @@ def _stage_two(params: ProjectParams, index: Index) -> str:
 
 
 def _work(numbers: Size, shapes: Sequence[tuple[int, ...]], fit: FitParams) -> str:
-    memory = f"; memory of a step about {_gigabytes(numbers.memory)} (estimate)" if numbers.memory else ""
+    memory = f"; memory of a step at least {_gigabytes(numbers.memory)} (estimate)" if numbers.memory else ""
     return f"{numbers.n_parameters:,} parameters, {fit.epochs} epochs of {n_steps(shapes, fit)} steps{memory}"
 
 

@@ -22,11 +22,12 @@ import h5py
 import numpy as np
 from ruamel.yaml import YAML
 
-from frost.cache import store as store_module
+from frost.cache import entries
 from frost.cache.classical import PrepareParams
+from frost.cache.entries import entry_key
 from frost.cache.produce import Compute, Task, produce_all
 from frost.cache.shards import open_split, write_volume
-from frost.cache.store import Store, entry_key
+from frost.cache.store import Store
 from frost.mri.sampling import MaskRecord
 from frost.networks.common.checkpoint import build, save_network
 from frost.networks.kspace import KSPACE_NETWORKS
@@ -79,11 +80,11 @@ def steps(folder: Path, n: int) -> dict[str, float]:
     """Seconds of each step over `n` volumes that are in a store. Filling that is not timed, nor made durable."""
     volumes = [tiny(i) for i in range(n)]
     store, out = Store(folder / "store"), folder / "out"
-    durable, store_module._sync = store_module._sync, lambda path: None
+    durable, entries.sync = entries.sync, lambda path: None
     try:
         produce_all(store, "scale", {folder / "unused": tasks_of(volumes)}, writer, processes=0)
     finally:
-        store_module._sync = durable
+        entries.sync = durable
     times: dict[str, float] = {}
 
     def timed(step: str, act: Callable[[], Any]) -> Any:

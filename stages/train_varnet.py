@@ -7,9 +7,10 @@ from pathlib import Path
 
 from accelerate.utils import set_seed
 
+from frost.cache.entries import Entry
 from frost.cache.folds import FOLDS, fold_of, training_record
 from frost.cache.produce import stage_lock
-from frost.cache.store import Entry, Store
+from frost.cache.store import Store
 from frost.networks.common.checkpoint import load_config, save_network
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths

@@ -20,8 +20,9 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
+from frost.cache.entries import entry_key
 from frost.cache.slices import INDEX
-from frost.cache.store import Store, entry_key
+from frost.cache.store import Store
 from frost.errors import InputError
 from frost.pipeline.ending import end_if_orphaned, without_ctrl_c
 from frost.pipeline.progress import Progress, tell
@@ -127,9 +128,11 @@ def _fill(store: Store, stage: str, folder: Path, tasks: Sequence[Task]) -> None
     for path in folder.iterdir():
         if path.is_symlink() or path.is_file():
             if path.name != INDEX:
-                path.unlink()
+                path.unlink(missing_ok=True)
         elif path.name not in names:
-            shutil.rmtree(path)
+            while path.exists():
+                with suppress(FileNotFoundError):  # another run removes it too
+                    shutil.rmtree(path)
     for task in tasks:
         end_if_orphaned()
         store.link(store.take(stage, entry_key(stage, task.facts)), folder / task.name)

@@ -27,11 +27,13 @@ import numpy as np
 import zarr
 from jaxtyping import Float
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec
+from zarr.core.buffer import Buffer, cpu
 from zarr.errors import ZarrUserWarning
-from zarr.storage import LocalStore, StorePath
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from frost.cache.slices import INDEX, LITTLE_FLOAT32, REPAIR, VolumeArray
 from frost.errors import InputError
+from frost.pipeline.unfinished import is_left, unfinished
 
 DIMENSIONS = ("slice", "channel", "y", "x")
 NO_DIGEST = "0" * 64  # in a group's metadata while the digest of them is taken
@@ -78,26 +80,44 @@ def write_split(folder: Path) -> None:
     files = sorted(folder.glob(f"*/{INDEX}"))
     if len({file.parent.name.casefold() for file in files}) < len(files):  # zarr keeps no order among such names
         raise InputError(f"{folder}: two volumes whose names differ only in upper and lower case; rename one")
-    _write_group(folder, {"metadata_sha256": {file.parent.name: _sha256(file.read_bytes()) for file in files}})
+    metadata = {file.parent.name: file.read_bytes() for file in files}
+    digests = {name: _sha256(content) for name, content in metadata.items()}
+    _write_group(folder, {"metadata_sha256": digests}, folder.parent, metadata)
     open_split(folder)
 
 
 def write_root(folder: Path) -> None:
     """Write the group that makes one hierarchy of the splits in a cache."""
-    _write_group(folder, {}, consolidated=False)
+    _write_group(folder, {}, folder)
+    for path in folder.glob(f".*{INDEX}.*"):
+        if is_left(path):
+            path.unlink(missing_ok=True)
 
 
-def _write_group(folder: Path, attributes: Mapping[str, Any], consolidated: bool = True) -> None:
-    """A group whose `digest` vouches for it: the sha256 of its zarr.json, with `NO_DIGEST` in its own place."""
-    file = folder / INDEX
-    file.unlink(missing_ok=True)  # not written into: whoever links to the old one keeps it
-    zarr.create_group(folder, attributes={"digest": NO_DIGEST, **attributes})
-    if consolidated:
+def _write_group(
+    folder: Path, attributes: Mapping[str, Any], near: Path, metadata: Mapping[str, bytes] | None = None
+) -> None:
+    """A group whose `digest` vouches for it: the sha256 of its zarr.json, with `NO_DIGEST` in its own place.
+
+    near:     a folder for the file until it is whole; a rename puts it in its place, as of two runs each may write one
+    metadata: zarr.json of each array in it, to be consolidated
+    """
+    held: dict[str, Buffer] = {
+        f"{name}/{INDEX}": cpu.Buffer.from_bytes(content) for name, content in (metadata or {}).items()
+    }
+    zarr.create_group(memory := MemoryStore(held), attributes={"digest": NO_DIGEST, **attributes})
+    if metadata is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ZarrUserWarning)  # that Zarr's specification has no such metadata yet
-            zarr.consolidate_metadata(folder)
-    content = file.read_bytes()
-    file.write_bytes(content.replace(NO_DIGEST.encode(), _sha256(content).encode(), 1))
+            zarr.consolidate_metadata(memory)
+    content = held[INDEX].to_bytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = near / unfinished(f".{INDEX}")
+    try:
+        fresh.write_bytes(content.replace(NO_DIGEST.encode(), _sha256(content).encode(), 1))
+        fresh.replace(folder / INDEX)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def open_split(folder: Path) -> dict[str, VolumeArray]:

@@ -12,12 +12,15 @@ ROOT = "frost"  # the package whose modules are followed
 #: modules that start processes, check params, count progress, move and describe files; no number comes from them
 PLUMBING = {
     "frost.errors",
+    "frost.pipeline.claims",
     "frost.pipeline.ending",
     "frost.pipeline.launch",
     "frost.pipeline.params",
     "frost.pipeline.places",
     "frost.pipeline.progress",
     "frost.pipeline.ranks",
+    "frost.pipeline.unfinished",
+    "frost.cache.entries",
     "frost.cache.produce",
     "frost.cache.sources",
     "frost.cache.store",

@@ -1,27 +1,27 @@
 """The store: finished volumes and networks, kept once, checked always.
 
-One finished piece of work of one stage, mostly a volume, is one entry, found by the key of everything that it
-depends on. It lies outside the workspace, so neither `dvc` deleting a stage's outs nor an experiment in a
-temporary folder makes anyone compute it again; stages link entries into their outs.
+One finished piece of work of one stage, mostly a volume, is one entry (`frost.cache.entries`), found by the key of
+everything that it depends on. It lies outside the workspace, so neither `dvc` deleting a stage's outs nor an experiment
+in a temporary folder makes anyone compute it again; stages link entries into their outs.
 
     <root>/<stage>/<2 of key>/<key>/   an entry: read-only files and manifest.json, its mtime the last use
-    <root>/training/<key>/             checkpoints of a training whose network will be the entry of that key
-    <root>/tmp/<key>.<unique>/         what the holder of that key's lock is writing
+    <root>/training/<key>/             a training whose network will be the entry of that key: state and claim
+    <root>/tmp/<key>.<writer>/         what that process is writing
     <root>/locks/                      a file per key, and per stage and workspace
 
-Key: see `entry_key`. One writer: `Store.produce` computes under the key's lock, into tmp/, then a rename
-makes the entry; so a process that is killed leaves a whole entry or none. Never trusted: `Store.take` reads
-every byte. Many volumes, made in many processes: `frost.cache.produce`. Where the root is: `frost.pipeline.places`.
+`Store.produce` computes into tmp/, then a rename makes the entry: a process that is killed leaves a whole entry or
+none, and of two that made the same the second takes what the first has put there. So locks only save work: of several
+hosts they may hold within each alone, or not at all. What is in tmp/ belongs to the process in its name, and is removed
+when that is dead (`frost.pipeline.unfinished`); a training belongs to who has claimed it (`frost.pipeline.claims`).
+Never trusted: `Store.take` reads every byte. Many volumes, made in many processes: `frost.cache.produce`.
 """
 
 import errno
-import fcntl
-import hashlib
-import json
+import functools
+import multiprocessing
 import os
 import shutil
-import time
-import uuid
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -30,60 +30,37 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from frost.cache.slices import REPAIR
+from frost.cache.entries import (
+    MANIFEST,
+    Entry,
+    described,
+    entry_key,
+    files_of,
+    link_entry,
+    make_durable,
+    parse,
+    sync,
+    verified,
+    write_manifest,
+)
 from frost.errors import InputError
+from frost.pipeline.claims import claimed
 from frost.pipeline.ending import end_if_orphaned
+from frost.pipeline.unfinished import beating, is_left, server_time, unfinished
 
-SCHEMA = 1  # in every key: raise it when the manifest changes its form. A stage's own files: its sources are in its key
-MANIFEST = "manifest.json"
-FICLONE = 0x40049409  # Linux ioctl: share the blocks of another file until one of them is written
 # Faults of the machine that the user can do something about.
-FULL_OR_CLOSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-
-
-# ---- what an entry depends on
-
-
-def canonical(document: object) -> bytes:
-    """The one spelling of a JSON document: parsed and spelled again it has the same bytes, or is not ours."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def parse(file: Path) -> dict[str, Any]:
-    """A JSON object in its one spelling. Raises InputError where the file is missing or spelled otherwise."""
-    try:
-        spelled = file.read_bytes()
-        document = json.loads(spelled)
-        if isinstance(document, dict) and canonical(document) == spelled:
-            return document
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except (ValueError, RecursionError):
-        pass
-    raise InputError(f"{file}: damaged: not the JSON that was written")
-
-
-def entry_key(stage: str, facts: Mapping[str, Any]) -> str:
-    """The key of what `stage` makes from `facts`, which must hold everything that can change a byte of it.
-
-    That is: digests of weights and sources, the volume's identity and mask record, the params that matter,
-    and whatever is written into the entry. Nothing else: neither times nor places.
-    """
-    return hashlib.sha256(canonical({"schema": SCHEMA, "stage": stage, "facts": facts})).hexdigest()
-
-
-# ---- entries
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A finished piece of work, just checked: `files` are paths relative to `folder`, with sha256, size."""
-
-    stage: str
-    key: str
-    folder: Path
-    facts: Mapping[str, Any]
-    files: Mapping[str, Mapping[str, Any]]
+FULL_OR_CLOSED = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+}
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+THERE = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT}  # ENOENT: NFS sent a rename twice
 
 
 @dataclass(frozen=True)
@@ -116,21 +93,26 @@ class Store:
 
     def has(self, stage: str, key: str) -> bool:
         """Whether there is an entry. Whether it is sound says `take`."""
-        return self.folder(stage, key).is_dir()
+        with self.named_faults():
+            return self.folder(stage, key).is_dir()
 
     def take(self, stage: str, key: str) -> Entry:
         """An entry, after reading all of it. Raises InputError naming it where a byte is wrong or missing."""
         folder = self.folder(stage, key)
         with suppress(OSError):  # a store that can only be read serves as well
             os.utime(folder / MANIFEST)
-        return _verified(folder, stage, key)
+        with self.named_faults(), _gone(stage, key):
+            return verified(folder, stage, key)
 
     def produce(
-        self, stage: str, facts: Mapping[str, Any], compute: Callable[[Path], None], wait: bool = True
-    ) -> Entry | None:
+        self, stage: str, facts: Mapping[str, Any], compute: Callable[[Path], None], wait: bool = True,
+        claim: bool = False,
+    ) -> Entry | None:  # fmt: skip
         """The entry of these facts: taken if it is there, else made by `compute`, which gets an empty folder.
 
-        Of several processes one computes, the others wait for it; without `wait` they get None at once.
+        Of several processes one computes, the others wait for it; without `wait` they get None at once. Where locks do
+        not hold, several compute the same, and all get the one that was first in its place; with `claim` one alone
+        does, and may keep its state in the folder `training`, which is removed in the end.
         """
         key = entry_key(stage, facts)
         if self.has(stage, key):
@@ -138,54 +120,95 @@ class Store:
         with self.lock(key, wait) as held:
             if not held:
                 return None
-            return self.take(stage, key) if self.has(stage, key) else self._write(stage, key, facts, compute)
+            if not claim:
+                return self.take(stage, key) if self.has(stage, key) else self._write(stage, key, facts, compute)
+            return self._train(stage, key, facts, compute, wait)
+
+    def _train(
+        self, stage: str, key: str, facts: Mapping[str, Any], compute: Callable[[Path], None], wait: bool
+    ) -> Entry | None:
+        def is_made() -> bool:
+            for above in (self.root, self.root / stage, self.folder(stage, key).parent):
+                with suppress(OSError):  # NFS may go on saying that a name is not there until its folder is listed
+                    next(above.iterdir(), None)
+            return self.has(stage, key)
+
+        with self.named_faults(), claimed(self.training(key), lambda: is_made() or not wait) as held:
+            if is_made():
+                entry = self.take(stage, key)
+            elif held:
+                entry = self._write(stage, key, facts, compute)
+            else:
+                return None
+            if held:
+                shutil.rmtree(self.training(key), ignore_errors=True)
+            return entry
 
     def _write(self, stage: str, key: str, facts: Mapping[str, Any], compute: Callable[[Path], None]) -> Entry:
-        """The lock is held: write, make durable, read back, rename."""
+        """Write, make durable, read back, rename; of two that do the second takes the entry of the first."""
         self._sweep(key)
-        temporary, final = self.root / "tmp" / f"{key}.{uuid.uuid4().hex}", self.folder(stage, key)
+        temporary, final = self.root / "tmp" / unfinished(key), self.folder(stage, key)
         with self.named_faults():
             try:
                 temporary.mkdir(parents=True)
-                compute(temporary)
-                _write_manifest(temporary, stage, key, facts)
-                _make_durable(temporary)
-                entry = _verified(temporary, stage, key)
-                final.parent.mkdir(parents=True, exist_ok=True)
-                temporary.rename(final)
-                _sync(final.parent)
-            except BaseException:
-                shutil.rmtree(temporary, ignore_errors=True)
+                with beating(temporary):
+                    compute(temporary)
+                    write_manifest(temporary, stage, key, facts)
+                    make_durable(temporary)
+                    entry = verified(temporary, stage, key)
+                    final.parent.mkdir(parents=True, exist_ok=True)
+                    temporary.rename(final)
+                sync(final.parent)
+            except OSError as error:
+                if error.errno in THERE and self.has(stage, key):
+                    return self.take(stage, key)
+                if error.errno == errno.ENOENT and not temporary.exists():
+                    raise InputError(
+                        f"{temporary}: was removed, as this process stood still for too long; run it again"
+                    ) from None
                 raise
-        shutil.rmtree(self.training(key), ignore_errors=True)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
         return replace(entry, folder=final)
 
     @contextmanager
     def lock(self, name: str, wait: bool = True) -> Iterator[bool]:
         """Hold the lock `name`, mostly a key: gives True; without `wait`, False where another process has it.
 
-        Within one process it can be taken again. The system frees it when its process ends, however it ends.
+        Within one process it can be taken again. The system frees it when its process ends, however it ends. Where the
+        file system has no locks it counts as held: nothing is wrong without them.
         """
         with self.named_faults():
             locks = self.root / "locks"
             if not locks.is_dir():
                 locks.mkdir(parents=True, exist_ok=True)
                 (self.root / ".gitignore").write_text("*\n")  # it may lie in a working tree
-            lock = FileLock(locks / f"{name}.lock", is_singleton=True)
-            while True:
-                try:
-                    lock.acquire(timeout=1 if wait else 0)
-                    break
-                except Timeout:
-                    if not wait:
-                        break
-                    end_if_orphaned()
-        held = lock.is_locked
+            lock = FileLock(locks / f"{name}.lock", is_singleton=True, fallback_to_soft=False)
+            held = self._acquire(lock, wait)
         try:
             yield held
         finally:
-            if held:
+            if lock.is_locked:
                 lock.release()
+
+    def _acquire(self, lock: FileLock, wait: bool) -> bool:
+        while True:
+            try:
+                lock.acquire(timeout=1 if wait else 0)
+            except Timeout:
+                if not wait:
+                    return lock.is_locked
+                end_if_orphaned()
+            except OSError as error:
+                if error.errno in NO_LOCKS:
+                    _say_once(
+                        f"{self.root}: no locks ({error.strerror}): runs at the same time may compute a volume twice"
+                    )
+                elif not (error.errno == errno.EACCES and Path(lock.lock_file).exists()):  # not of another user
+                    raise
+                return True
+            else:
+                return True
 
     @contextmanager
     def named_faults(self) -> Iterator[None]:
@@ -195,53 +218,55 @@ class Store:
         except OSError as error:
             if error.errno not in FULL_OR_CLOSED:
                 raise
+            shared = "; whose users need one group and umask 002" if error.errno == errno.EACCES else ""
             where = error.filename or self.root
             raise InputError(
-                f"{where}: {error.strerror} (the store is {self.root}; FROST_STORE names another)"
+                f"{where}: {error.strerror} (the store is {self.root}{shared}; FROST_STORE names another)"
             ) from None
 
     def link(self, entry: Entry, destination: Path) -> None:
         """Make `destination` hold exactly the files of `entry`, sharing their blocks if the file system can.
 
-        A file that is there and right stays; another is replaced by a rename, never written into.
+        See `frost.cache.entries.link_entry`. Where files have to be copied, a line on stderr says so, once.
         """
-        with self.named_faults():
-            destination.mkdir(parents=True, exist_ok=True)
-            for path in _files(destination):
-                if path.relative_to(destination).as_posix() not in entry.files:
-                    path.unlink()
-            for name, described in entry.files.items():
-                source, target = entry.folder / name, destination / name
-                if not (target.is_file() and (target.samefile(source) or _described(target) == described)):
-                    link_file(source, target)
+        with self.named_faults(), _gone(entry.stage, entry.key):
+            near = self.root / "tmp"
+            writable = os.access(near, os.W_OK, effective_ids=True)
+            if not link_entry(entry, destination, near if writable else None):
+                place = "on another file system, another user's, or cannot link"
+                _say_once(f"copies instead of links: the store {self.root} is {place}")
 
     # ---- housekeeping
 
     def clean(self) -> None:
-        """Remove what killed processes left in tmp/. Whose lock can be had, nobody is writing."""
-        for key in {path.name.split(".")[0] for path in self.root.glob("tmp/*")}:
-            with self.lock(key, wait=False) as held:
-                if held:
-                    self._sweep(key)
+        """Remove what ended processes left in tmp/: of this host, or silent for long. Nothing that is alive."""
+        self._sweep("*")
 
     def _sweep(self, key: str) -> None:
-        for left in self.root.glob(f"tmp/{key}.*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for path in self.root.glob(f"tmp/{key}.*"):
+            if is_left(path):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
-    def drop(self, stage: str, key: str) -> bool:
-        """Remove an entry; False where someone holds its lock. What is made in its place is a new file.
+    def drop(self, stage: str, key: str, if_unused_since: float | None = None) -> bool:
+        """Remove an entry; False where someone holds its lock, or has used it since that time.
 
-        So a damaged byte in a file that the store shares with an out or DVC's cache is never patched under
-        their feet.
+        What is made in its place is a new file, so a damaged byte in a file that the store shares with an out or DVC's
+        cache is never patched under their feet.
         """
         with self.lock(key, wait=False) as held:
-            if held:
-                trash = self.root / "tmp" / f"{key}.{uuid.uuid4().hex}"
-                with self.named_faults(), suppress(FileNotFoundError):
-                    trash.parent.mkdir(exist_ok=True)
+            if not held or (if_unused_since is not None and self._used(self.folder(stage, key)) > if_unused_since):
+                return False
+            trash = self.root / "tmp" / unfinished(key)
+            with self.named_faults():
+                trash.parent.mkdir(exist_ok=True)
+                with suppress(FileNotFoundError):
                     self.folder(stage, key).rename(trash)
-                self._sweep(key)
-        return held
+            shutil.rmtree(trash, ignore_errors=True)
+            self._sweep(key)
+            return True
 
     def ls(self) -> list[Record]:
         """All entries, and all trainings that wait to go on (stage `training`), by stage and key."""
@@ -249,13 +274,18 @@ class Store:
         pairs += [("training", path) for path in self.root.glob("training/*")]
         records = []
         for stage, path in sorted(pairs):
-            with suppress(FileNotFoundError):  # another process may just have removed it
-                stats = [file.stat() for file in _files(path)]
-                manifest = path / MANIFEST
-                newest = max((stat.st_mtime for stat in stats), default=path.stat().st_mtime)
-                used = manifest.stat().st_mtime if manifest.exists() else newest
-                records.append(Record(stage, path.name, sum(stat.st_size for stat in stats), used))
+            with suppress(FileNotFoundError), self.named_faults():  # another process may just have removed it
+                n_bytes = sum(file.stat().st_size for file in files_of(path))
+                records.append(Record(stage, path.name, n_bytes, self._used(path)))
         return records
+
+    @staticmethod
+    def _used(path: Path) -> float:
+        """The time of the last use: of an entry the mtime of its manifest, of a training that of its newest file."""
+        manifest = path / MANIFEST
+        if manifest.exists():
+            return manifest.stat().st_mtime
+        return max((file.stat().st_mtime for file in files_of(path)), default=path.stat().st_mtime)
 
     def du(self) -> dict[str, int]:
         """Bytes of all entries, by stage."""
@@ -266,17 +296,23 @@ class Store:
 
     def gc(self, older_than: int | float) -> list[Record]:
         """Remove what was not used for `older_than` seconds and is not being worked on. Returns what went."""
-        removed = []
-        for record in self.ls():
-            if record.used < time.time() - older_than:
-                if record.stage == "training":
-                    with self.lock(record.key, wait=False) as gone:
-                        if gone:
-                            shutil.rmtree(self.training(record.key), ignore_errors=True)
-                else:
-                    gone = self.drop(record.stage, record.key)
-                removed += [record] if gone else []
-        return removed
+        records = self.ls()
+        if not records:
+            return []
+        with self.named_faults():
+            limit = server_time(self.root) - older_than
+            return [record for record in records if record.used < limit and self._remove(record, limit)]
+
+    def _remove(self, record: Record, limit: float) -> bool:
+        if record.stage != "training":
+            return self.drop(record.stage, record.key, if_unused_since=limit)
+        with self.lock(record.key, wait=False) as held:
+            if not held:
+                return False
+            with claimed(self.training(record.key), lambda: True) as gone:
+                if gone:
+                    shutil.rmtree(self.training(record.key), ignore_errors=True)
+                return gone
 
     def damaged(self) -> list[tuple[Record, str]]:
         """Read the whole store: entries that are not what was written, each with what is wrong."""
@@ -284,7 +320,7 @@ class Store:
         for record in self.ls():
             if record.stage != "training":
                 try:
-                    _verified(self.folder(record.stage, record.key), record.stage, record.key)
+                    verified(self.folder(record.stage, record.key), record.stage, record.key)
                 except InputError as error:
                     faults.append((record, str(error)))
         return faults
@@ -293,100 +329,22 @@ class Store:
         """The files of an entry that its manifest describes otherwise; none where that is damaged itself."""
         folder = self.folder(stage, key)
         try:
-            described = parse(folder / MANIFEST)["files"].items()
+            descriptions = parse(folder / MANIFEST)["files"].items()
         except (InputError, OSError, KeyError, TypeError, AttributeError):
             return []
-        files = [(folder / name, one) for name, one in described]
-        return [file for file, one in files if file.is_file() and _described(file) != one]
+        files = [(folder / name, one) for name, one in descriptions]
+        return [file for file, one in files if file.is_file() and described(file) != one]
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-
-
-def _described(file: Path) -> dict[str, Any]:
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        return {"sha256": digest, "size": opened.tell()}
-
-
-def _write_manifest(folder: Path, stage: str, key: str, facts: Mapping[str, Any]) -> None:
-    files = {path.relative_to(folder).as_posix(): _described(path) for path in _files(folder)}
-    manifest: dict[str, Any] = {
-        "schema": SCHEMA,
-        "stage": stage,
-        "key": key,
-        "facts": dict(facts),
-        "files": files,
-    }
-    manifest["digest"] = hashlib.sha256(canonical(manifest)).hexdigest()
-    (folder / MANIFEST).write_bytes(canonical(manifest))
-
-
-def _verified(folder: Path, stage: str, key: str) -> Entry:
-    """The entry in `folder`, of which every byte was read."""
-
-    def wrong(what: str) -> InputError:
-        return InputError(f"store entry {stage}/{key}: {what}: {REPAIR}")
-
+@contextmanager
+def _gone(stage: str, key: str) -> Iterator[None]:
     try:
-        manifest = parse(folder / MANIFEST)
-    except InputError:
-        raise wrong(f"{MANIFEST} is missing or damaged") from None
-    digest = manifest.pop("digest", None)
-    if digest != hashlib.sha256(canonical(manifest)).hexdigest():
-        raise wrong(f"{MANIFEST} is damaged")
-    if manifest.get("schema") != SCHEMA:
-        raise wrong(f"{MANIFEST} is of another schema than {SCHEMA}")
-    if (manifest["stage"], manifest["key"]) != (stage, key) or entry_key(stage, manifest["facts"]) != key:
-        raise wrong("holds another entry")
-    there = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    del there[MANIFEST]
-    for name in sorted(there.keys() ^ manifest["files"].keys()):
-        raise wrong(f"{name} {'does not belong here' if name in there else 'is missing'}")
-    for name, described in manifest["files"].items():
-        if there[name].is_symlink() or there[name].stat().st_size != described["size"]:
-            raise wrong(f"{name} does not have its {described['size']} bytes")
-        if _described(there[name]) != described:
-            raise wrong(f"{name} is damaged")
-    return Entry(stage, key, folder, manifest["facts"], manifest["files"])
+        yield
+    except FileNotFoundError as error:
+        raise InputError(f"store entry {stage}/{key}: {error.filename}: was removed meanwhile; run it again") from None
 
 
-def _make_durable(folder: Path) -> None:
-    """On the disk, not only in memory, before a rename says so. Read-only, as links share the file."""
-    for path in _files(folder):
-        path.chmod(0o444)
-        _sync(path)
-    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def link_file(source: Path, target: Path) -> None:
-    """`target` made a reflink of `source`, else a hard link, else a copy."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        for way in (_reflink, os.link, shutil.copyfile):
-            try:
-                way(source, temporary)
-                break
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                if way is shutil.copyfile:
-                    raise
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _reflink(source: Path, target: Path) -> None:
-    with source.open("rb") as old, target.open("xb") as new:
-        fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
+@functools.cache
+def _say_once(line: str) -> None:
+    if multiprocessing.parent_process() is None:
+        sys.stderr.write(f"{line}\n")

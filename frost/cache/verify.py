@@ -19,10 +19,11 @@ import torch
 from accelerate import PartialState
 from ruamel.yaml import YAML
 
+from frost.cache.entries import link_file
 from frost.cache.folds import frozen_networks
 from frost.cache.frozen import network_images
 from frost.cache.shards import cache_faults, open_split
-from frost.cache.store import Store, link_file
+from frost.cache.store import Store
 from frost.errors import InputError
 from frost.networks.common.checkpoint import CONFIG, load_network, network_digest
 from frost.networks.kspace import KSPACE_NETWORKS

@@ -6,9 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from frost.cache.entries import canonical
 from frost.cache.shards import open_split
 from frost.cache.slices import INDEX
-from frost.cache.store import canonical
 from frost.networks.common.checkpoint import CONFIG, network_digest
 from frost.pipeline.params import Params
 

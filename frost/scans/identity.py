@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Literal
 import h5py
 
 from frost.errors import InputError
+from frost.pipeline.unfinished import unfinished
 from frost.scans.h5 import named_faults, open_h5
 from frost.scans.volumes import Volume
 
@@ -96,7 +96,7 @@ class Memo:
     def __exit__(self, *error: object) -> None:
         if self.file is None:
             return
-        part = self.file.with_name(f"{self.file.name}.{os.getpid()}")
+        part = self.file.with_name(unfinished(self.file.name))
         with suppress(OSError):  # a store that can only be read remembers nothing new
             self.file.parent.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(self.known, indent=0, sort_keys=True))

@@ -9,14 +9,24 @@ from typing import Any
 
 import torch
 
+from frost.pipeline.claims import require_claim
+from frost.pipeline.unfinished import is_left, unfinished
+
 DIGEST = 32  # bytes of sha256 at the head of the file
 
 
 def write_state(file: Path, state: Mapping[str, Any]) -> None:
-    """sha256, then the state. A new file first, then a rename: a kill leaves the old or the new, never half of one."""
+    """sha256, then the state. A new file first, then a rename: a kill leaves the old or the new, never half of one.
+
+    Raises InputError where the folder is claimed by another process by now.
+    """
+    require_claim(file.parent)
+    for left in file.parent.glob(f"{file.name}.*"):
+        if is_left(left):
+            left.unlink(missing_ok=True)
     content = io.BytesIO()
     torch.save(state, content)
-    fresh = file.with_name(file.name + ".new")
+    fresh = file.with_name(unfinished(file.name))
     with fresh.open("wb") as opened:
         opened.write(hashlib.sha256(content.getbuffer()).digest())
         opened.write(content.getbuffer())

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from frost.cache.store import Entry, Store, entry_key
+from frost.cache.entries import Entry, entry_key
+from frost.cache.store import Store
 from frost.training.fit import CPU, History
 
 PATIENCE = timedelta(days=30)  # of processes, with another run that trains the same network
@@ -38,10 +39,9 @@ def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable
 
     def compute(folder: Path) -> None:
         computed.append(broadcast(True))
-        state.parent.mkdir(parents=True, exist_ok=True)
         train(folder, state)
 
-    entry = store.produce(stage, facts, compute)
+    entry = store.produce(stage, facts, compute, claim=True)
     if not computed:
         broadcast(False)
     return entry

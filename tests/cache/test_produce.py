@@ -10,9 +10,10 @@ import numpy as np
 import psutil
 import pytest
 
+from frost.cache.entries import entry_key
 from frost.cache.produce import Task, produce_all, stage_lock
 from frost.cache.shards import open_split, write_volume
-from frost.cache.store import Store, entry_key
+from frost.cache.store import Store
 from frost.errors import InputError
 from tests.paths import ROOT
 from tests.processes import contents, leftovers, run, until

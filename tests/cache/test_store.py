@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from frost.cache.store import MANIFEST, Store, entry_key
+from frost.cache.entries import MANIFEST, entry_key
+from frost.cache.store import Store
 from frost.errors import InputError
 from tests.paths import ROOT
 from tests.processes import contents, leftovers, run
@@ -142,7 +143,7 @@ def test_swapped_entries_are_noticed(entry, store):
 
 
 def test_an_entry_of_another_schema_is_refused(entry, store, monkeypatch):
-    monkeypatch.setattr("frost.cache.store.SCHEMA", 2)
+    monkeypatch.setattr("frost.cache.entries.SCHEMA", 2)
     with pytest.raises(InputError, match=rf"varnet/{KEY}: manifest.json is of another schema than 2"):
         store.take("varnet", KEY)
 
@@ -186,7 +187,7 @@ def test_linking_shares_or_copies(entry, store, tmp_path, monkeypatch):
     """A hard link or reflink where it can, else a copy; always the same bytes, never the manifest."""
     store.link(entry, tmp_path / "linked")
     monkeypatch.setattr(os, "link", lambda *a: (_ for _ in ()).throw(OSError(errno.EXDEV, "other file system")))
-    monkeypatch.setattr("frost.cache.store._reflink", os.link)
+    monkeypatch.setattr("frost.cache.entries._reflink", os.link)
     store.link(entry, tmp_path / "copied")
     assert not (tmp_path / "copied" / "zarr.json").samefile(entry.folder / "zarr.json")
     want = {Path(name): (entry.folder / name).read_bytes() for name in entry.files}
@@ -251,17 +252,15 @@ def test_sizes_are_told_by_stage(entry, store):
     assert [record.stage for record in store.ls()] == ["prepare", "varnet"]
 
 
-def test_checkpoints_go_when_their_network_is_finished(store):
+def test_the_state_of_a_training_goes_when_its_network_is_finished(store):
     def train(folder):
-        store.training(KEY).mkdir(parents=True)
-        (store.training(KEY) / "epoch1").write_bytes(b"state")
+        (store.training(KEY) / "state").write_bytes(b"state")
         write(folder)
 
     with pytest.raises(KeyboardInterrupt):
-        store.produce("varnet", FACTS, lambda folder: [train(folder), exec("raise KeyboardInterrupt")])
-    assert (store.training(KEY) / "epoch1").exists()  # an interrupted training goes on from there
-    shutil.rmtree(store.training(KEY))
-    store.produce("varnet", FACTS, train)
+        store.produce("varnet", FACTS, lambda folder: [train(folder), exec("raise KeyboardInterrupt")], claim=True)
+    assert contents(store.training(KEY)) == {Path("state"): b"state"}  # an interrupted training goes on from there
+    store.produce("varnet", FACTS, train, claim=True)
     assert not store.training(KEY).exists()
 
 

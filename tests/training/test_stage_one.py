@@ -10,11 +10,11 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
+from frost.cache.entries import entry_key
 from frost.cache.folds import UNKNOWN, Frozen, fold_of, frozen_networks, network_for, training_record, was_trained_on
 from frost.cache.imported import find_images, imported_images, write_imported_images
 from frost.cache.produce import produce_all
 from frost.cache.shards import open_split
-from frost.cache.store import entry_key
 from frost.errors import InputError
 from frost.networks.common.checkpoint import load_config, load_network, network_digest
 from frost.networks.kspace import KSPACE_NETWORKS

@@ -3,11 +3,11 @@
 import errno
 import os
 import random
-import signal
-import subprocess
+import shutil
 import time
 from collections import Counter
-from functools import partial  # noqa: F401  # for the processes
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from frost.cache.store import Store
 from frost.errors import InputError
 from frost.pipeline import claims, unfinished
 from frost.training.state import read_state, write_state
-from tests.processes import contents, leftovers, run, until
+from tests.processes import contents, leftovers, until
 
 FACTS = {"seed": 0}
 KEY = entry_key("varnet", FACTS)
@@ -54,28 +54,32 @@ def train(store: Store, log: Path, folder: Path) -> None:
     (folder / "weights").write_bytes(b"weights")
 
 
-PRODUCE = """
-    without_locks(sys.argv[2])
-    store = Store(Path(sys.argv[1]))
-    entry = store.produce("varnet", FACTS, write)
-    store.link(entry, Path(sys.argv[3]))
+def produce_and_link(root: Path, host: str, out: Path) -> None:
+    """What a stage does with one volume."""
+    without_locks(host)
+    store = Store(root)
+    store.link(store.produce("varnet", FACTS, write), out)
     store.clean()
-"""
-TRAIN = """
-    without_locks(sys.argv[2], float(sys.argv[4]))
-    store = Store(Path(sys.argv[1]))
-    store.produce("varnet", FACTS, partial(train, store, Path(sys.argv[3])), claim=True)
-"""
 
 
-def start(code, *arguments):
-    return run("tests.cache.test_without_locks", code, *arguments, stderr=subprocess.PIPE, text=True)
+def produce_training(root: Path, host: str, log: Path, silence: float) -> None:
+    """What a stage that trains does."""
+    without_locks(host, silence)
+    store = Store(root)
+    store.produce("varnet", FACTS, partial(train, store, log), claim=True)
+
+
+def start(act, *arguments):
+    """Forked, as a new Python would be killed while it loads."""
+    process = get_context("fork").Process(target=act, args=arguments)
+    process.start()
+    return process
 
 
 def ended_well(processes):
     for process in processes:
-        assert process.wait(60) == 0, process.stderr.read()
-        process.stderr.close()
+        process.join(60)
+        assert process.exitcode == 0
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("hosts", [("", "", ""), ("one", "two", "three")])
 def test_all_that_make_one_entry_end_with_the_same_and_one_out(store, tmp_path, hosts):
-    ended_well([start(PRODUCE, store.root, host, tmp_path / "out") for host in hosts])
+    ended_well([start(produce_and_link, store.root, host, tmp_path / "out") for host in hosts])
     entry = store.take("varnet", KEY)
     assert contents(tmp_path / "out") == {Path(name): (entry.folder / name).read_bytes() for name in entry.files}
     assert not store.damaged() and not leftovers(store)
@@ -94,34 +98,31 @@ def test_all_that_make_one_entry_end_with_the_same_and_one_out(store, tmp_path, 
 def test_kills_at_random_leave_one_whole_entry(store, tmp_path):
     """A seed that fails is in the message."""
     seed = random.SystemRandom().randrange(10**6)
-    draw, killed, others = random.Random(seed), [], []
-    for i in range(3):
-        killed.append(start(PRODUCE, store.root, "", tmp_path / "out"))
-        others.append(start(PRODUCE, store.root, "", tmp_path / "out"))
-        until(lambda: store.root.exists())
-        time.sleep(draw.uniform(0, 0.15))
-        killed[i].kill()
-    for process in killed:
-        process.communicate()
-    ended_well([*others, start(PRODUCE, store.root, "", tmp_path / "out")])
-    assert set(contents(tmp_path / "out")) == {Path("shard"), Path("zarr.json")}, seed
-    assert not store.damaged() and len(store.ls()) == 1 and not leftovers(store), seed
+    draw, out = random.Random(seed), tmp_path / "out"
+    for _ in range(12):
+        shutil.rmtree(store.root, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+        killed, other = (start(produce_and_link, store.root, "", out) for _ in range(2))
+        time.sleep(draw.uniform(0, 0.12))
+        killed.kill()
+        ended_well([other, start(produce_and_link, store.root, "", out)])
+        assert set(contents(out)) == {Path("shard"), Path("zarr.json")}, seed
+        assert not store.damaged() and len(store.ls()) == 1 and not leftovers(store), seed
 
 
 def steps(log):
     return [(int(pid), int(step)) for pid, step in map(str.split, log.read_text().splitlines())]
 
 
-@pytest.mark.parametrize(("other", "silence"), [("", "300"), ("another", "1")])
+@pytest.mark.parametrize(("other", "silence"), [("", 300.0), ("another", 1.0)])
 def test_one_training_writes_its_state_and_another_takes_over_when_it_is_killed(store, tmp_path, other, silence):
     """On the same host at once, on another when it has been silent."""
     log = tmp_path / "log"
-    first = start(TRAIN, store.root, "", log, "300")
+    first = start(produce_training, store.root, "", log, 300.0)
     until(lambda: log.exists())
-    seconds = [start(TRAIN, store.root, other, log, silence) for _ in range(2)]
+    seconds = [start(produce_training, store.root, other, log, silence) for _ in range(2)]
     until(lambda: steps(log)[-1][1] >= 4)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.kill()
     ended_well(seconds)
     reached = [step for _, step in steps(log)]
     assert len({pid for pid, _ in steps(log)}) == 2  # of the two that waited one went on, and the other got the entry
@@ -186,10 +187,10 @@ def test_work_that_another_host_took_for_dead_ends_in_one_line(store):
 
     def overtaken(folder):
         folder.rmdir()
-        monkeypatched.produce("varnet", FACTS, write)
+        another.produce("varnet", FACTS, write)
         (folder / "shard").write_bytes(b"")
 
-    monkeypatched = Store(store.root)
+    another = Store(store.root)
     assert store.produce("varnet", FACTS, overtaken) == store.take("varnet", KEY)
 
 
@@ -215,9 +216,7 @@ def test_copies_are_told_once(store, tmp_path, monkeypatch, capfd):
     for place in ("a", "b"):
         store.link(entry, tmp_path / place)
     assert contents(tmp_path / "a") == contents(tmp_path / "b") and not leftovers(store)
-    assert (
-        capfd.readouterr().err.count(f"copies instead of links: the store {store.root} is on another file system") == 1
-    )
+    assert capfd.readouterr().err.count(f"copies instead of links: the store {store.root} is on another") == 1
 
 
 def test_a_link_that_another_run_is_about_to_rename_stays_and_a_dead_one_goes(store, tmp_path):

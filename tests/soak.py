@@ -1,15 +1,20 @@
 """Kill the stages at random moments, again and again: each time the next run must end as if nothing had happened.
 
-    python -m tests.soak [--kills 200] [--commands 10] [--seed N]
+    python -m tests.soak [--kills 200] [--commands 10] [--seed N] [--without-locks]
 
 `--kills` are of stages forked from a process with everything loaded, so that a run takes a second and most moments are
 moments of work. `--commands` more are of real command lines: `dvc repro`, and torchrun with two ranks. Killed (-9) is
 the stage, one of its processes, all of them, one of several runs on the same keys, `dvc` or torchrun. The next run
 starts at once, while orphans may still be at work; it must end well, compute nothing that was finished, leave no
 temporary file of before, and its out must be byte for byte that of a run that nobody disturbed. The last line is JSON.
+
+`--without-locks`: no lock excludes anyone, as between the hosts of many clusters, and in half of the cases each run
+takes itself for another host. Killed is also one of two runs in one workspace, and one of three that train one network.
+No real command lines then.
 """
 
 import argparse
+import fcntl
 import hashlib
 import importlib
 import json
@@ -31,13 +36,15 @@ import psutil
 import torch
 from ruamel.yaml import YAML
 
+from frost.cache.entries import entry_key
 from frost.cache.store import Store
 from frost.networks.common.checkpoint import build, save_network
 from frost.networks.kspace import KSPACE_NETWORKS
-from frost.pipeline import ending
+from frost.pipeline import claims, ending, unfinished
 from frost.pipeline.params import NamedParams, load_params
 from frost.scans.indexing import IndexParams, build_index
 from frost.scans.volumes import write_index
+from frost.training.state import read_state, write_state
 from tests.conftest import write_fastmri_tree
 from tests.paths import ROOT
 
@@ -45,6 +52,8 @@ CACHES = {"prepare": "data/images.zarr", "cache_varnet": "data/varnet.zarr"}
 VOLUMES, SLICES = (8, 2, 2), 4
 #: who is killed, in runs that are forked
 VICTIMS = ("stage", "process", "all", "one of two", "one of four")
+WITHOUT_LOCKS = ("one of two in one workspace", "one of three that train")
+STEPS = 20  # of a training
 
 
 class Workspace:
@@ -58,6 +67,7 @@ class Workspace:
         self.environment |= {"DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(folder / "site")}
         self.environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         self.n_logs = 0
+        self.hosts: list[str] = []  # of which each run draws its own; none is this one
 
     def furnish(self) -> None:
         shutil.copyfile(ROOT / "params.yaml", self.folder / "params.yaml")
@@ -83,7 +93,7 @@ class Workspace:
     # ---- runs
 
     def fork(self, stage: str, place: str = "") -> "Run":
-        """The stage in a process that has loaded everything. `place`: another workspace, the same store."""
+        """A stage, or "train", in a process that has loaded everything. `place`: another workspace, the same store."""
         log = self._log()
         pid = os.fork()
         if pid == 0:
@@ -104,8 +114,25 @@ class Workspace:
         os.dup2(opened, 2)
         os.environ.update(self.environment)
         os.chdir(self.at(place))
+        if self.hosts:
+            host = f"{random.SystemRandom().choice(self.hosts)}-00000000"
+            unfinished._host = lambda: host
+        if stage == "train":
+            self.store.produce("train", {}, self._train, claim=True)
+            return
         importlib.import_module(f"stages.{stage}").main(self.arguments[stage])
         sys.stdout.flush()
+
+    def _train(self, folder: Path) -> None:
+        """Goes on from the state that is there; each step is in a file."""
+        state = self.store.training(entry_key("train", {})) / "state"
+        reached = read_state(state)["step"] if state.exists() else 0
+        for step in range(reached + 1, STEPS + 1):
+            time.sleep(0.02)
+            write_state(state, {"step": step})
+            with (self.store.root / "steps").open("a") as opened:
+                opened.write(f"{step}\n")
+        (folder / "weights").write_bytes(b"weights")
 
     def command(self, *command: str, **environment: str) -> "Run":
         """A real command line."""
@@ -197,8 +224,8 @@ class Run:
 class Soak:
     """The kills, what is expected after each, and what was counted."""
 
-    def __init__(self, work: Workspace, seed: int) -> None:
-        self.work, self.draw = work, random.Random(seed)
+    def __init__(self, work: Workspace, seed: int, without_locks: bool = False) -> None:
+        self.work, self.draw, self.without_locks = work, random.Random(seed), without_locks
         self.want, self.seconds = {}, {}
         self.counts: Counter[str] = Counter()
         for stage in CACHES:
@@ -210,13 +237,19 @@ class Soak:
 
     @property
     def kills(self) -> int:
-        return sum(self.counts[victim] for victim in (*VICTIMS, "dvc", "torchrun"))
+        return sum(self.counts[victim] for victim in (*VICTIMS, *WITHOUT_LOCKS, "dvc", "torchrun"))
 
     def kill_forked(self) -> None:
         """One kill, and the run after it."""
-        stage, victim = self.draw.choice(list(CACHES)), self.draw.choice(VICTIMS)
+        victims = VICTIMS + WITHOUT_LOCKS if self.without_locks else VICTIMS
+        stage, victim = self.draw.choice(list(CACHES)), self.draw.choice(victims)
         self.work.clear()
+        self.work.hosts = self.draw.choice([[], ["one", "two"]]) if self.without_locks else []
+        if victim == "one of three that train":
+            self.kill_training(victim)
+            return
         crowd = {"one of two": ["", "b"], "one of four": ["", "b", "c", "d"]}.get(victim, [""])
+        crowd = ["", ""] if victim == "one of two in one workspace" else crowd
         runs = [self.work.fork(stage, place) for place in crowd]
         self.some_moment(stage, runs[0])
         if not runs[0].kill(victim, self.draw):
@@ -230,9 +263,39 @@ class Soak:
             return
         if victim == "process":
             self.work_on_as_orphan(runs[0])
-        self.next_run(stage)
+        if victim == "one of two in one workspace":  # whose out is as it must be when both have ended
+            runs.append(self.work.fork(stage))
+            assert [run.wait() for run in runs[1:]] == [0, 0], "".join(run.log.read_text() for run in runs[1:])
+            crowd = ["", "", ""]
+        else:
+            self.next_run(stage)
         for place, run in list(zip(crowd, runs))[1:]:
             self.check(stage, run, None, place)
+        self.nothing_left()
+
+    def kill_training(self, victim: str) -> None:
+        """kill -9 of two of three, one after the other, that would all train one network: the third ends it."""
+        runs = [self.work.fork("train") for _ in range(3)]
+        for run in runs[:2]:
+            time.sleep(self.draw.uniform(0, 0.02 * STEPS))
+            self.counts[victim] += run.kill("stage", self.draw)
+        assert runs[2].wait() == 0, runs[2].log.read_text()
+        steps = [int(line) for line in (self.work.store.root / "steps").read_text().splitlines()]
+        # Killed between the state and its line, or before: no step is missing but such, and none goes back.
+        assert steps == sorted(set(steps)) and steps[-1] == STEPS and len(steps) >= STEPS - 2, steps
+        assert self.work.finished("train") == 1 and not self.work.finished("training")
+        self.counts["runs that ended as undisturbed"] += 1
+        self.nothing_left()
+
+    def nothing_left(self) -> None:
+        """All runs have ended, so whatever lies there is dead, though another host would have to wait to know it."""
+        assert not self.work.store.damaged()
+        self.work.hosts, before = [], unfinished.SILENCE
+        unfinished.SILENCE = 0
+        time.sleep(0.02)
+        self.work.store.clean()
+        unfinished.SILENCE = before
+        assert not list(self.work.store.root.glob("tmp/*"))
 
     def some_moment(self, stage: str, run: Run) -> None:
         """Wait until any number of volumes is finished, none and all too, and then a little more or less."""
@@ -270,7 +333,7 @@ class Soak:
         self.check(stage, run, finished)
         for left in self.work.store.root.glob("tmp/*"):
             with suppress(FileNotFoundError):
-                assert left.stat().st_mtime > started - 1, f"{left} was left"
+                assert self.work.hosts or left.stat().st_mtime > started - 1 or not unfinished.is_left(left), left
         self.counts["volumes kept"] += finished
         self.counts["volumes computed again"] += self.n_volumes - finished
 
@@ -294,6 +357,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--commands", type=int, default=10)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
+    parser.add_argument("--without-locks", action="store_true")
     given = parser.parse_args(argv)
     print(f"seed {given.seed}", flush=True)
     torch.set_num_threads(1)
@@ -302,10 +366,13 @@ def main(argv: list[str] | None = None) -> None:
     forked = multiprocessing.get_context("fork")
     multiprocessing.get_context = lambda method: forked
     os.register_at_fork(after_in_child=_another_process)
+    if given.without_locks:
+        given.commands, fcntl.flock = 0, lambda descriptor, operation: None
+        claims.PATIENCE, unfinished.BEAT, unfinished.SILENCE = 0.1, 0.2, 5.0
     with tempfile.TemporaryDirectory(prefix="frost-soak-") as name:
         work = Workspace(Path(name))
         work.furnish()
-        soak, start = Soak(work, given.seed), time.monotonic()
+        soak, start = Soak(work, given.seed, given.without_locks), time.monotonic()
         for n, kill in ((given.kills, soak.kill_forked), (given.commands, soak.kill_command)):
             before = soak.kills
             while soak.kills - before < n:

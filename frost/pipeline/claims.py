@@ -53,7 +53,7 @@ def claimed(folder: Path, give_up: Callable[[], bool]) -> Iterator[bool]:
 def require_claim(folder: Path) -> None:
     """Raises InputError where another process has taken over `folder`, as this one gave no sign for too long."""
     for holder in _holders(folder):
-        if not is_own(holder):
+        if not is_own(holder) and not is_left(folder / CLAIM / holder):
             raise InputError(
                 f"{folder}: {writer(holder) or holder} goes on with it, as this process stood still for more than "
                 f"{SILENCE:.0f} s; run it again to get the result"

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from frost.cache.classical import PrepareParams, classical_channels, prepare_facts
+from frost.cache.entries import entry_key
 from frost.cache.sources import source_digest
-from frost.cache.store import Store, entry_key
+from frost.cache.store import Store
 from frost.planning.agreement import Index
 from frost.scans.volumes import Volume
 from frost.training.batches import ShapeBatches

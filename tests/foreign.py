@@ -28,7 +28,7 @@ import torch
 from frost.cache.classical import PrepareParams
 from frost.errors import InputError
 from frost.mri.coils import center_crop, rss
-from frost.mri.fourier import ifft2c
+from frost.mri.fourier import fft2c, ifft2c
 from frost.networks.image.rcan import RCAN, RCANParams
 from frost.networks.kspace.varnet import VarNet, VarNetParams
 from frost.reconstruction.live import Models, new_masks, reconstruct_volume
@@ -205,6 +205,11 @@ def mask_and_kspace_at_the_corner(scan: Scan) -> None:
     scan.edit("mask", corner(0))
 
 
+def there_and_back(values: np.ndarray) -> np.ndarray:
+    """Through the image and back, as programs that crop or combine do it: zeros become residue of rounding."""
+    return fft2c(ifft2c(torch.from_numpy(values))).numpy()
+
+
 GAPS = "mask`: is 1 where `kspace` is 0 in all coils, columns? "
 FAULTS = [
     # numbers that are written otherwise
@@ -242,6 +247,11 @@ FAULTS = [
     Fault("mask of the other columns", "masked", mask(lambda m: 1 - m), "the columns in the middle are not acquired"),
     Fault("mask of fewer columns", "masked", mask(lambda m: m * (np.arange(SIZE) > 6)), "is 0 where `kspace`, under"),
     Fault("mask of one more", "masked", mask(lambda m: np.maximum(m, np.arange(SIZE) == 7)), GAPS + "7; 1 for each"),
+    Fault("there and back", "full masked snu", kspace(there_and_back), SAME),
+    Fault("there and back, no mask", "masked", lambda s: (kspace(there_and_back)(s), remove("mask")(s)),
+          "undersampled but has no `mask` dataset; add one"),
+    Fault("there and back, mask moved by one", "masked", lambda s: (kspace(there_and_back)(s),
+          mask(lambda m: np.roll(m, 1))(s)), GAPS + ".*; moved by -1 it fits$"),
     Fault("no mask", "masked", remove("mask"), "undersampled but has no `mask` dataset; add one"),
     Fault("mask too short", "masked snu", mask(lambda m: m[1:]), "one value for each of the 40 columns"),
     Fault("mask of halves", "masked snu", mask(lambda m: m / 2), "values other than 0 and 1"),

@@ -22,7 +22,7 @@ from frost.errors import InputError
 from frost.scans.indexing import volumes_of
 from frost.scans.measured import Measured, fault
 from frost.scans.reader import VolumeReader
-from tests.foreign import FAULTS, KINDS, MASK, OTHER, SAME, SIZE, Bench, draw, spoiled, tried, wrong
+from tests.foreign import FAULTS, KINDS, MASK, OTHER, SAME, SIZE, Bench, draw, spoiled, there_and_back, tried, wrong
 from tests.indexes import index_of, params_of
 from tests.paths import ROOT, SHARED
 
@@ -129,6 +129,11 @@ def test_measured_scans_are_sound_and_their_origin_is_found(name):
     for axes, words in (((2,), "y"), ((3,), "x"), ((2, 3), "y and x")):
         moved = measured(np.fft.ifftshift(kspace, axes))[0]
         assert fault(moved, None, (0, width)).endswith(f"apply `fftshift` along {words}")
+    columns = measured(kspace)[0].columns
+    mask = columns & ((np.arange(width) % 4 == 0) | (np.abs(np.arange(width) - width // 2) < 8))
+    for undersampled in (kspace * mask, there_and_back(kspace * mask)):  # zeros, and what rounding leaves of them
+        assert np.array_equal(measured(undersampled)[0].columns, mask)
+    assert np.array_equal(measured(there_and_back(kspace))[0].columns, columns)
 
 
 @settings(max_examples=60, deadline=None)
@@ -164,6 +169,14 @@ def test_phantoms_of_any_size_are_sound(make_kspace, make_mask, height, width, s
     inside = mask & (np.arange(width) >= left) & (np.arange(width) < width - right)
     for told in ((0, width), padding):
         assert fault(measured(kspace * mask)[0], mask if told == (0, width) else inside, told) is None
+
+
+def test_signal_that_fades_is_measured():
+    """Of noise-free objects it falls below any limit, with ripples; a jump tells the residue of rounding from it."""
+    place = np.arange(128) - 64
+    for fading in (np.exp(-(place**2) / 200), 10.0 ** (-np.abs(place) / 8), np.abs(np.sinc(place / 7.3)) ** 4 + 1e-30):
+        kspace = (fading[None, :, None] * fading * np.exp(1j * place)).astype(np.complex64)
+        assert fault(Measured.of(kspace), None, (0, 128)) is None
 
 
 def test_what_is_odd_in_one_slice_is_looked_up_in_the_others(bench):

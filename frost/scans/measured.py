@@ -11,14 +11,16 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 NARROWEST, FEWEST = 16, 256  # columns or rows, and samples in all, of which the origin can be told from noise
+RESIDUE = 2e-6  # of the strongest column or row: what a Fourier transform and back leaves of zeros, ten times over
+CLEAR = 50.0  # times that: nothing lies between, or it is signal that fades
 BRIGHTER = 3.0  # the ends of k-space against its middle: noise gives 1, at most 2; origins at index 0 give 15 and more
 
 
 class Measured(NamedTuple):
-    """Where the samples of one slice, or of several together, are not zero, and where the strongest of them lie."""
+    """How much signal rows and columns of one slice, or of several together, hold, and where the strongest lie."""
 
-    rows: Bool[np.ndarray, " y"]
-    columns: Bool[np.ndarray, " x"]
+    of_rows: Float[np.ndarray, " y"]
+    of_columns: Float[np.ndarray, " x"]
     at_ends: tuple[int, int]
     """Along y and x: slices whose signal lies at the ends of k-space less those where it lies in the middle."""
     has_phase: bool
@@ -32,13 +34,23 @@ class Measured(NamedTuple):
         rows, columns = largest.sum(axis=1, dtype=np.float64), largest.sum(axis=0, dtype=np.float64)
         at_ends = (_end_or_middle(rows), _end_or_middle(columns)) if largest.size >= FEWEST else (0, 0)
         has_phase = bool(kspace.imag.any() or (kspace.real < 0).any())
-        return cls(rows > 0, columns > 0, at_ends, has_phase)
+        return cls(rows, columns, at_ends, has_phase)
 
     def joined(self, other: "Measured") -> "Measured":
         """Of the slices of both."""
         y, x = (a + b for a, b in zip(self.at_ends, other.at_ends))
         phase = self.has_phase or other.has_phase
-        return Measured(self.rows | other.rows, self.columns | other.columns, (y, x), phase)
+        return Measured(self.of_rows + other.of_rows, self.of_columns + other.of_columns, (y, x), phase)
+
+    @property
+    def rows(self) -> Bool[np.ndarray, " y"]:
+        """The rows that were measured."""
+        return _holds_signal(self.of_rows)
+
+    @property
+    def columns(self) -> Bool[np.ndarray, " x"]:
+        """The columns that were measured."""
+        return _holds_signal(self.of_columns)
 
     @property
     def undersampled(self) -> bool:
@@ -56,6 +68,13 @@ def _end_or_middle(amplitude: Float[np.ndarray, " n"]) -> int:
     ends = power[np.minimum(index, n - index) < n / 8].sum()
     middle = power[np.abs(index - n // 2) < n / 8].sum()
     return int(ends > BRIGHTER * middle) - int(middle > BRIGHTER * ends)
+
+
+def _holds_signal(amplitude: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Where there is more than 0, and than the residue of zeros that went through a Fourier transform and back."""
+    limit = RESIDUE * amplitude.max()
+    fades = ((amplitude > limit) & (amplitude < CLEAR * limit)).any()
+    return amplitude > (0 if fades else limit)
 
 
 def _has_gaps(measured: Bool[np.ndarray, " n"]) -> bool:

@@ -139,8 +139,8 @@ DIFFERENT = ("varnet", "grappa")
 
 def relative_difference(varnet: Float[np.ndarray, "y x"], grappa: Float[np.ndarray, "y x"]) -> float:
     """||v - g|| / ||g||: how far the learned image of a slice is from one that learned nothing. 0 where g is empty."""
-    norm = float(np.linalg.norm(grappa))
-    return float(np.linalg.norm(varnet - grappa)) / norm if norm else 0.0
+    norm = float(np.linalg.norm(grappa.astype(np.float64)))
+    return float(np.linalg.norm(varnet.astype(np.float64) - grappa)) / norm if norm else 0.0
 
 
 def _range(values: Sequence[float]) -> list[float]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from frost.errors import InputError
 from frost.mri.coils import center_crop, rss
 from frost.mri.fourier import fft2c, ifft2c
+from frost.mri.scale import power_of_two
 
 
 def varnet_coil_images(
@@ -48,8 +49,9 @@ def residual(
     coil_images: Complex[Tensor, "coil y x"], measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, " x"]
 ) -> float:
     """||M(F c) - y|| / ||y||; 0, and not 0 / 0, for empty images of an empty slice."""
-    difference = torch.linalg.vector_norm(fft2c(coil_images) * mask - measured)
-    return float(difference / torch.linalg.vector_norm(measured)) if difference != 0 else 0.0
+    unit = power_of_two(measured[None])
+    difference = torch.linalg.vector_norm((fft2c(coil_images) * mask - measured) / unit)
+    return float(difference / torch.linalg.vector_norm(measured / unit)) if difference != 0 else 0.0
 
 
 def project(

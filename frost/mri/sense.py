@@ -18,6 +18,7 @@ from torch import Tensor
 from frost.mri.coils import combine, expand, rss
 from frost.mri.espirit import EspiritParams, espirit_maps
 from frost.mri.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, to_corner
+from frost.mri.scale import power_of_two
 from frost.mri.wavelets import shrink
 from frost.pipeline.params import Params
 
@@ -47,8 +48,10 @@ def sense_image(
 
     start: coil images that the search begins with, such as GRAPPA's.
     """
+    unit = power_of_two(torch.where(mask, kspace, 0)[None])  # maps and steps need squares
+    kspace, start = kspace / unit, start / unit
     sens_maps = espirit_maps(torch.where(mask, kspace, 0), acs, params.maps)
-    return rss(expand(sense(kspace, mask, sens_maps, params, combine(start, sens_maps)), sens_maps))
+    return rss(expand(sense(kspace, mask, sens_maps, params, combine(start, sens_maps)), sens_maps)) * unit
 
 
 def sense(

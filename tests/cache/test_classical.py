@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from frost.cache.classical import PrepareParams, classical_channels, classical_images
+from frost.cache.pairs import relative_difference
 from frost.errors import InputError
 from frost.mri.coils import rss
+from frost.mri.consistency import residual
 from frost.mri.fourier import ifft2c
 from frost.mri.grappa import grappa
+from frost.mri.noise import noise_share
 from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import checked
 from frost.scans.reader import VolumeReader
@@ -54,6 +57,29 @@ def test_each_image_is_better_than_the_one_before(scan):
         assert zero_filled.shape == filled.shape == target.shape == (32, 32)
         errors = [float(np.linalg.norm(image - target) / np.linalg.norm(target)) for image in (zero_filled, filled)]
         assert errors[1] < 0.8 * errors[0] < 0.1
+
+
+@pytest.mark.parametrize("exponent", [-100, -40, 40])
+def test_images_and_noise_have_the_scale_of_the_data_whatever_it_is(scan, tmp_path, write_fastmri, exponent):
+    """k-space of 1e-30 too, whose squares float32 does not hold."""
+    write_fastmri(tmp_path / "a.h5")
+    alone = scan[1].model_copy(update={"image_file": None, "layout": "fastmri", "target": "computed"})
+
+    def found():
+        with VolumeReader(tmp_path, alone) as reader, torch.no_grad():
+            measured, mask = reader.kspace(0) * reader.mask(), reader.mask()
+            numbers = (noise_share(measured, mask), residual(ifft2c(1.01 * reader.kspace(0)), measured, mask))
+            return np.stack(list(classical_images(reader, with_sense()))), numbers
+
+    images, numbers = found()
+    with h5py.File(tmp_path / "a.h5", "a") as h5:
+        h5["kspace"][...] = h5["kspace"][()] * np.float32(2.0**exponent)
+    scaled, same_numbers = found()
+    np.testing.assert_allclose(scaled * 2.0**-exponent, images, atol=1e-5 * images.max())
+    assert same_numbers == pytest.approx(numbers, rel=1e-4)
+    one, other = images[0, :2]
+    tiny = np.float32(2.0**-100)
+    assert relative_difference(tiny * one, tiny * other) == pytest.approx(relative_difference(one, other), rel=1e-4)
 
 
 def test_sense_stands_between_grappa_and_target_and_changes_no_other_image(scan):

@@ -37,6 +37,16 @@ def test_rss_and_its_gradient_where_coils_are_empty():
     assert coil_images.grad is not None and coil_images.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+@pytest.mark.parametrize("exponent", [-115, -70, -40, 50, 110])
+def test_rss_of_values_whose_squares_float32_does_not_hold(batch, exponent):
+    coil_images = draw(*batch, 4, 6, 5).to(torch.complex64)
+    scaled = coil_images * 2.0**exponent
+    assert torch.equal(rss(scaled), rss(coil_images) * 2.0**exponent)
+    both = rss(torch.stack([scaled, torch.zeros_like(scaled), coil_images]))  # a slice depends on no other one
+    assert torch.equal(both[0], rss(scaled)) and not both[1].any() and torch.equal(both[2], rss(coil_images))
+
+
 @pytest.mark.parametrize("have", [6, 7])
 @pytest.mark.parametrize("want", [3, 4, 9, 10])
 def test_crop_and_pad_keep_the_start_that_fastmri_has(have, want):

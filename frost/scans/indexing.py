@@ -18,7 +18,7 @@ from frost.mri.sampling import MaskRecord, draw_mask, seed_from_name
 from frost.pipeline.params import Params
 from frost.scans.headers import Scan, read_scan
 from frost.scans.identity import Memo, Method
-from frost.scans.layouts import Found, Layout, find_new_volumes, find_volumes
+from frost.scans.layouts import Found, Layout, find_new_volumes, find_volumes, require_pair
 from frost.scans.splits import SplitParams, cut_splits
 from frost.scans.volumes import SPLITS, Split, Volume
 
@@ -94,6 +94,8 @@ def build_index(params: IndexParams, memo: Path | None, say: Say = lambda line: 
         raise InputError(f"params.yaml: index.source: {source}: no such folder")
     layout, found = find_volumes(source, params.layout)
     say(f"{layout} layout{' (detected)' if params.layout == 'auto' else ''}: {len(found)} volumes")
+    for entry in found:
+        require_pair(entry)
     pattern = re.compile(params.patient) if params.patient else None
     with Memo(memo, params.identity) as identities:
         scans = [read_scan(source, layout, entry, identities.of(entry.files), pattern) for entry in found]
@@ -149,6 +151,7 @@ def volumes_of(
     volumes: list[Volume] = []
     for entry in found:
         try:
+            require_pair(entry)
             scan = read_scan(root, layout, entry._replace(split="test"), "")
             volumes += _with_masks(scan, "test", masks, where)
         except InputError as error:

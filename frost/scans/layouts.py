@@ -81,9 +81,10 @@ def _find_fastmri(source: Path) -> list[Found]:
 
 
 def _find_snu(source: Path, inside: Path | None = None) -> list[Found]:
-    """Pairs of image/x.h5 and kspace/x.h5. The leaderboard is test, and its sub-folder goes into the name.
+    """Pairs of image/x.h5 and kspace/x.h5, of which one may be missing: see `require_pair`.
 
-    `inside`: what is not in this folder is not looked at.
+    The leaderboard is test, and its sub-folder goes into the name. `inside`: what is not in this folder is
+    not looked at.
     """
     roots: list[tuple[Split, str, Path]] = []
     for top in (source, source / "input"):
@@ -101,11 +102,18 @@ def _find_snu(source: Path, inside: Path | None = None) -> list[Found]:
         for name, other in (("image", "kspace"), ("kspace", "image")):
             if not folders[name].is_dir():
                 raise InputError(f"{root}: has {other}/ but no {name}/; every volume needs both files")
-            for file in _h5_files(folders[name]):
-                if not (folders[other] / file.name).is_file():
-                    raise InputError(f"{file}: has no partner {other}/{file.name}; every volume needs both files")
-        found += [Found(split, prefix, f, folders["image"] / f.name) for f in _h5_files(folders["kspace"])]
+        names = sorted({file.name for folder in folders.values() for file in _h5_files(folder)})
+        found += [Found(split, prefix, folders["kspace"] / name, folders["image"] / name) for name in names]
     return found
+
+
+def require_pair(found: Found) -> None:
+    """InputError where one file of a pair is missing."""
+    pair = (found.file, found.image_file or found.file)
+    for file, other in (pair, pair[::-1]):
+        if not other.is_file() and file.is_file():
+            partner = f"{other.parent.name}/{other.name}"
+            raise InputError(f"{file}: has no partner {partner}; every volume needs both files")
 
 
 def _snu_year(source: Path, found: list[Found]) -> Layout:

@@ -1,5 +1,6 @@
 """Every layout is found, in any folder, and files that belong together are kept together."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -136,6 +137,21 @@ def test_snu_pairs_by_name_and_every_volume_needs_both(tmp_path, write_snu_tree)
     shutil.rmtree(source / "input" / "train" / "image")
     with pytest.raises(InputError, match=r"has kspace/ but no image/"):
         index_of(source)
+
+
+@pytest.mark.parametrize("folder", ["image", "kspace"])
+def test_of_new_scans_one_file_without_partner_is_a_line_and_the_others_are_there(tmp_path, write_snu_tree, folder):
+    source, failed = write_snu_tree(tmp_path, 2023), []
+    masks = params_of(source).masks
+    before = {volume.name for volume in volumes_of(source, masks)[1]}
+    other = {"image": "kspace", "kspace": "image"}[folder]
+    lost = next(source.glob(f"leaderboard/acc4/{folder}/*.h5"))
+    lost.unlink()
+    found = {volume.name for volume in volumes_of(source, masks, failed)[1]}
+    assert before - found == {f"acc4-{lost.stem}"} and found < before
+    assert len(failed) == 1 and re.search(rf"{other}/{lost.stem}\.h5: has no partner {folder}/{lost.name};", failed[0])
+    (source / "train" / "image" / "brain_acc4_1.h5").unlink()
+    assert {volume.name for volume in volumes_of(source, masks, [])[1]} == found  # what is not meant stops nothing
 
 
 def test_new_scans_of_a_file_or_of_any_folder(tmp_path, write_fastmri, write_snu_tree, make_mask):

@@ -229,6 +229,7 @@ FAULTS = [
     Fault("patient_id a number", "full masked", lambda s: s.attribute("patient_id", 1234567.0), SAME),
     Fault("acquisition in Latin-1", "full masked", lambda s: s.attribute("acquisition", np.bytes_(b"K\xf6pf")), SAME),
     Fault("no max", "full snu", lambda s: s.attribute("max", None), SAME),
+    Fault("max of 0", "full snu", lambda s: s.attribute("max", 0.0), SAME),
     Fault("more datasets", "full masked snu", lambda s: s.put("notes/of", "somebody"), SAME),
     Fault("header of fixed length", "full masked", lambda s: s.edit("ismrmrd_header", np.bytes_), SAME),
     Fault("no grappa, no input", "snu", lambda s: (remove("image_grappa")(s), remove("image_input")(s)), SAME),

@@ -147,7 +147,7 @@ def _fastmri_images(file: h5py.File, entry: Found, has_mask: bool) -> _Images:
         target=target,
         has_clean_target=has_dataset(file, "reconstruction_rss_clean"),
         has_grappa=False,
-        maximum=_number(file, "max"),
+        maximum=_maximum(file),
         size_from=size_from,
     )
 
@@ -161,7 +161,7 @@ def _snu_images(entry: Found, layout: Layout, n_slices: int, frame: tuple[int, i
             for name in ("image_label", "image_grappa", "image_input")
             if has_dataset(file, name)
         }
-        maximum = _number(file, "max")
+        maximum = _maximum(file)
     if len(set(shapes.values())) > 1 or any(shape[0] != n_slices for shape in shapes.values()):
         raise InputError(f"{entry.image_file}: images of shapes {shapes}; {n_slices} slices of one size are needed")
     crop = next((shape[1:] for shape in shapes.values()), SNU_SIZE)
@@ -293,6 +293,11 @@ def _text(file: h5py.File, name: str) -> str:
     """A text attribute, or "" where there is none. A number (some patient ids are) is written out."""
     value = attribute(file, name)
     return "" if value is None else f"{value:.15g}" if isinstance(value, float) else value
+
+
+def _maximum(file: h5py.File) -> float | None:
+    """The attribute `max`; none where it is 0, as of a volume of zeros, so that the target's own maximum counts."""
+    return None if attribute(file, "max") == 0 else _number(file, "max")
 
 
 def _number(file: h5py.File, name: str) -> float | None:

@@ -56,8 +56,12 @@ def find_new_volumes(source: Path) -> tuple[Path, Layout, list[Found]]:
 
 
 def _h5_files(folder: Path) -> list[Path]:
-    """The h5 files of `folder`, in order. Hidden ones are litter: macOS leaves a `._x.h5` for each file."""
-    return sorted(p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and p.name[0] != "." and p.is_file())
+    """The h5 files of `folder`, in order, and links that lead nowhere, which are one line where they are opened.
+
+    Hidden ones are litter: macOS leaves a `._x.h5` for each file.
+    """
+    here = (p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and p.name[0] != ".")
+    return sorted(p for p in here if p.is_file() or (p.is_symlink() and not p.exists()))
 
 
 def _folders(folder: Path) -> list[Path]:

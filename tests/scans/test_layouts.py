@@ -1,5 +1,6 @@
 """Every layout is found, in any folder, and files that belong together are kept together."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -152,6 +153,19 @@ def test_of_new_scans_one_file_without_partner_is_a_line_and_the_others_are_ther
     assert len(failed) == 1 and re.search(rf"{other}/{lost.stem}\.h5: has no partner {folder}/{lost.name};", failed[0])
     (source / "train" / "image" / "brain_acc4_1.h5").unlink()
     assert {volume.name for volume in volumes_of(source, masks, [])[1]} == found  # what is not meant stops nothing
+
+
+def test_a_link_that_leads_nowhere_is_a_line_and_a_pipe_is_no_file(tmp_path, write_fastmri):
+    write_fastmri(tmp_path / "a.h5")
+    (tmp_path / "link.h5").symlink_to(tmp_path / "a.h5")
+    (tmp_path / "lost.h5").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.h5")  # to open it would wait for ever
+    failed = []
+    found = volumes_of(tmp_path, params_of(tmp_path).masks, failed)[1]
+    assert [volume.name for volume in found] == ["a", "link"]
+    assert failed == [f"{tmp_path / 'lost.h5'}: no such file"]
+    with pytest.raises(InputError, match=r"lost\.h5: no such file"):
+        index_of(tmp_path)
 
 
 def test_new_scans_of_a_file_or_of_any_folder(tmp_path, write_fastmri, write_snu_tree, make_mask):

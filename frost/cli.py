@@ -82,6 +82,8 @@ def reconstruct(
         Console().print(scores_table(done))
     for row in done.rows:
         typer.echo(f"{row['volume']}: {row['familiarity']}")
+    for line in done.notices:
+        typer.echo(f"note: {line}", err=True)
     if done.kept:
         Console().print(f"{done.kept} were in {output} already and are kept; remove them to have them anew")
     if time and done.rows:

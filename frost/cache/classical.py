@@ -1,6 +1,7 @@
 """The images of a volume that need no network: zero-filled, GRAPPA, SENSE and target. What stage `prepare` caches."""
 
 import functools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -37,12 +38,13 @@ class PrepareParams(Params):
 
 
 def write_images(folder: Path, source: Path, volume: Volume, params: PrepareParams) -> None:
-    """Every image of `classical_channels`, of every slice."""
+    """Every image of `classical_channels`, of every slice. Coils and slices without signal are told on stderr."""
     channels = classical_channels(volume, params)
     with VolumeReader(source, volume) as reader:
         write_volume(folder, classical_images(reader, params), volume.n_slices, channels, {
             **reader.attributes(), "prepare": params.model_dump(mode="json"),
         })  # fmt: skip
+        sys.stderr.writelines(f"prepare: {line}\n" for line in reader.notices())
 
 
 def prepare_facts(volume: Volume, params: PrepareParams, sources: str) -> dict[str, Any]:

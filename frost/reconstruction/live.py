@@ -149,6 +149,8 @@ class Done:
     kept: int = 0
     """Volumes that were in the output folder already."""
     failed: list[str] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
+    """Coils and slices without signal, a line each."""
 
     def milliseconds(self) -> float:
         """Of one slice, mean over all slices of all volumes that were timed."""
@@ -190,6 +192,7 @@ def reconstruct_folder(
                 if timed and not done.rows:  # the first run of a network pays for what later ones find ready
                     reconstruct_volume(models, reader, ensemble, consistent)
                 row, rcan = _reconstructed(models, reader, ensemble, timed, consistent)
+                notices = reader.notices()
         except InputError as error:
             done.failed.append(str(error))
             continue
@@ -198,6 +201,7 @@ def reconstruct_folder(
         for name, path in task.missing.items():
             FORMATS[name].save(path, result)
         done.rows.append(row)
+        done.notices += notices
     return done
 
 

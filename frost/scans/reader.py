@@ -56,6 +56,7 @@ class VolumeReader:
         self.volume = volume
         self._process = os.getpid()
         self._files: dict[str, h5py.File] = {}
+        self._live: dict[int, Bool[np.ndarray, " coil"]] = {}  # by slice, of those that were read
 
     def __enter__(self) -> "VolumeReader":
         return self
@@ -81,11 +82,23 @@ class VolumeReader:
         taken for a mask. See `frost.scans.measured`.
         """
         values = self._kspace(i)
+        self._live[i] = _live_coils(values)
         measured = self._checked(Measured.of(values), i)
         kspace = torch.from_numpy(values)
         if measured.undersampled and self.volume.target != "none":
             self._require_target(kspace, i)
         return kspace
+
+    def notices(self) -> list[str]:
+        """What is 0 throughout in the slices that were read, a line each: coils that are dead or padding, slices."""
+        live, file = self._live, self.source / self.volume.file
+        coils = [c for c in range(self.volume.n_coils) if live and not any(row[c] for row in live.values())]
+        slices = [i for i in sorted(live) if not live[i].any()]
+        if live and len(slices) == len(live):
+            return [f"{file}: `kspace`: all of it is 0"]
+        found = [("coil", coils, self.volume.n_coils), ("slice", slices, self.volume.n_slices)]
+        numbers = [(f"{kind}s" if len(which) > 1 else kind, ", ".join(map(str, which)), n) for kind, which, n in found]
+        return [f"{file}: `kspace`: no signal in {kind} {which} of 0 to {n - 1}" for kind, which, n in numbers if which]
 
     def _kspace(self, i: int) -> Complex[np.ndarray, "coil y x"]:
         volume = self.volume
@@ -222,6 +235,12 @@ class VolumeReader:
                 counts = f"{found.shape[0]} slices, {self.volume.n_slices} in the index"
                 raise InputError(f"{file.filename}: `{name}`: {counts}; {AGAIN}")
             return self.crop(torch.from_numpy(read_slice(found, i, np.float32)))
+
+
+def _live_coils(kspace: Complex[np.ndarray, "coil y x"]) -> Bool[np.ndarray, " coil"]:
+    """Which coils hold anything but 0; as a rule the middle row tells, which costs nothing."""
+    live = kspace[:, kspace.shape[1] // 2].any(axis=1)
+    return np.asarray(live if live.all() else kspace.any(axis=(1, 2)))
 
 
 def _box(entry: Mapping[str, Any]) -> Box:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from frost.cache.classical import PrepareParams, classical_channels, classical_images
+from frost.cache.classical import PrepareParams, classical_channels, classical_images, write_images
 from frost.cache.pairs import relative_difference
 from frost.errors import InputError
 from frost.mri.coils import rss
@@ -57,6 +57,15 @@ def test_each_image_is_better_than_the_one_before(scan):
         assert zero_filled.shape == filled.shape == target.shape == (32, 32)
         errors = [float(np.linalg.norm(image - target) / np.linalg.norm(target)) for image in (zero_filled, filled)]
         assert errors[1] < 0.8 * errors[0] < 0.1
+
+
+def test_a_dead_coil_is_told(scan, tmp_path, write_fastmri, capsys):
+    write_fastmri(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as h5:
+        h5["kspace"][:, 0] = 0
+    shutil.copy(scan[0] / "image.h5", tmp_path)
+    write_images(tmp_path / "images", tmp_path, scan[1], params())
+    assert capsys.readouterr().err == f"prepare: {tmp_path / 'a.h5'}: `kspace`: no signal in coil 0 of 0 to 3\n"
 
 
 @pytest.mark.parametrize("exponent", [-100, -40, 40])

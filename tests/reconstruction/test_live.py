@@ -157,6 +157,14 @@ def test_bad_files_are_told_and_the_others_done(models, tmp_path, write_fastmri)
     assert len(done.failed) == 2 and "b.h5" in done.failed[0] and "slice 1 has NaN" in done.failed[1]
 
 
+def test_a_dead_coil_is_told_once_its_volume_is_done(models, tmp_path, write_fastmri):
+    write_fastmri(tmp_path / "scans" / "a.h5")
+    with h5py.File(tmp_path / "scans" / "a.h5", "a") as h5:
+        h5["kspace"][:, 3] = 0
+    done = reconstruct_folder(models, tmp_path / "scans", tmp_path / "out", None, None, "none")
+    assert done.notices == [f"{tmp_path / 'scans' / 'a.h5'}: `kspace`: no signal in coil 3 of 0 to 3"]
+
+
 def test_a_file_with_its_own_mask_needs_no_target(models, tmp_path, write_fastmri, make_mask):
     write_fastmri(tmp_path / "file7.h5", mask=make_mask(44), acquisition="CORPD_FBK")
     done = reconstruct_folder(models, tmp_path / "file7.h5", tmp_path / "out", None, None, "none", timed=True)

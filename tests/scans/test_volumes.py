@@ -105,6 +105,31 @@ def test_a_slice_without_signal_is_read(scan):
         assert reader.target(0).abs().max() == 0
 
 
+def test_coils_and_slices_without_signal_are_noticed(scan):
+    source, kspace = scan
+    file = source / "a.h5"
+
+    def notices(values, slices=(0, 1)):
+        replace(file, "kspace", values.numpy())
+        with VolumeReader(source, volume_of()) as reader:
+            for i in slices:
+                reader.kspace(i)
+            return reader.notices()
+
+    dead = kspace.clone()
+    dead[:, 2] = 0
+    dead[0, 1] = 0  # in one slice alone
+    assert notices(kspace) == notices(dead, ()) == []
+    assert notices(dead) == [f"{file}: `kspace`: no signal in coil 2 of 0 to 3"]
+    dead[1] = 0
+    words = [f"{file}: `kspace`: no signal in {where}" for where in ("coils 1, 2 of 0 to 3", "slice 1 of 0 to 1")]
+    assert notices(dead) == words and notices(dead, (0,)) == words[:1]
+    assert notices(0 * dead) == [f"{file}: `kspace`: all of it is 0"]
+    faint = 0 * kspace
+    faint[..., 20, 20:24] = 1e-3j - 1e-3  # outside of the middle row
+    assert notices(faint) == []
+
+
 def test_other_precisions_and_byte_orders_are_read(scan):
     source, kspace = scan
     for dtype in ("<c16", ">c8"):

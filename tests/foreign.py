@@ -38,6 +38,7 @@ from tests.conftest import make_mask, write_fastmri, write_snu
 
 SIZE = 40  # square, so that rows can be taken for columns
 MASK = make_mask(SIZE).numpy()
+SIGNS = (-1.0) ** np.add.outer(np.arange(SIZE), np.arange(SIZE)).astype(np.float32)  # of `fftshift` left out once
 KINDS = ("full", "masked", "snu")
 SAME, OTHER = "the image of the sound file", "another image"
 
@@ -263,6 +264,9 @@ FAULTS = [
     Fault("origin at index 0 of x", "full snu", kspace(corner(3)), "at the ends of x, .*apply `fftshift` along x$"),
     Fault("origin at index 0 of y", "full masked snu", kspace(corner(2)), "at the ends of y, .*`fftshift` along y$"),
     Fault("origin and mask at index 0", "masked", mask_and_kspace_at_the_corner, "apply `fftshift`"),
+    Fault("image moved by half the frame", "full snu", kspace(lambda k: k * SIGNS), "moved by half the frame "),
+    Fault("image mirrored", "full snu", kspace(lambda k: np.roll(k[..., ::-1, :], 1, -2)), "mirrored along y;"),
+    Fault("conjugate", "full snu", kspace(np.conj), "its target is the image of `kspace` mirrored along y and x; both"),
     Fault("target of undersampled k-space", "masked", zero_filled_target, "`reconstruction_rss`: is the image of the"),
     Fault("label of undersampled k-space", "snu", lambda s: (undersample(s), zero_filled_target(s)), "image_label"),
     Fault("magnitudes", "full masked snu", kspace(np.abs), "complex numbers are needed, or real and imaginary part"),

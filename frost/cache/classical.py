@@ -63,6 +63,7 @@ def classical_channels(volume: Volume, params: PrepareParams) -> list[str]:
 
 def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Float[np.ndarray, "channel y x"]]:
     """The images of `classical_channels`, a slice at a time, in the file's scale and in reconstruction size."""
+    reader.require_target_in_place()
     mask, acs = reader.mask(), reader.acs()
     filled = params.grappa.source == "computed" or params.sense is not None  # SENSE begins with GRAPPA's image
     of_all = filled and params.grappa.calibration == "volume"

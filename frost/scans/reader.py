@@ -31,6 +31,7 @@ from frost.scans.measured import Measured, fault
 from frost.scans.volumes import Volume
 
 SAME = 1e-5  # of the maximum: images that differ by rounding alone
+ALIKE, NEARER = 0.85, 0.6  # cosine of images; distance of a moved image to a target over that of the image as it is
 AGAIN = "the file has changed: run `dvc repro`"
 
 
@@ -132,6 +133,21 @@ class VolumeReader:
         if target.any() and (target - zero_filled).abs().max() < SAME * target.max():
             what = f"`{name}`: is the image of the undersampled `kspace`, so no target; one of full k-space is needed"
             raise InputError(f"{self.source / (volume.image_file or volume.file)}: {what}")
+
+    def require_target_in_place(self) -> None:
+        """InputError where the file's target is the image of its k-space at another place, or mirrored.
+
+        Then k-space was made by another convention, such as an origin of the image at index 0. The middle slice tells.
+        """
+        i = self.volume.n_slices // 2
+        if self.volume.target != "file" or (target := self.target(i)) is None or not target.any():
+            return
+        image = rss(ifft2c(self.kspace(i)))
+        here = _distance(self.crop(image), target)
+        for what, moved in _moved(image):
+            if _distance(self.crop(moved), target) < min(NEARER * here, 1 - ALIKE):
+                file = self.source / (self.volume.image_file or self.volume.file)
+                raise InputError(f"{file}: its target is the image of `kspace` {what}; both must be of one convention")
 
     def mask(self) -> Bool[Tensor, " x"]:
         """The acquired columns: the file's `mask`, else drawn from the record; False in the padding."""
@@ -235,6 +251,21 @@ class VolumeReader:
                 counts = f"{found.shape[0]} slices, {self.volume.n_slices} in the index"
                 raise InputError(f"{file.filename}: `{name}`: {counts}; {AGAIN}")
             return self.crop(torch.from_numpy(read_slice(found, i, np.float32)))
+
+
+def _moved(image: Float[Tensor, "y x"]) -> Iterator[tuple[str, Float[Tensor, "y x"]]]:
+    """The images that other conventions of the Fourier transform make of it, and what was done."""
+    for words, axes in (("y", (0,)), ("x", (1,)), ("y and x", (0, 1))):
+        yield f"moved by half the frame along {words}", image.roll([image.shape[axis] // 2 for axis in axes], axes)
+        yield f"mirrored along {words}", image.flip(axes)
+    if image.shape[0] == image.shape[1]:
+        yield "with y and x swapped", image.T
+
+
+def _distance(image: Float[Tensor, "y x"], target: Float[Tensor, "y x"]) -> float:
+    """1 less the cosine of the angle between them: 0 for images that are alike up to a factor."""
+    a, b = (part.flatten().double() for part in (image, target))
+    return 1 - float(torch.nn.functional.cosine_similarity(a, b, dim=0, eps=0)) if a.any() else 1.0
 
 
 def _live_coils(kspace: Complex[np.ndarray, "coil y x"]) -> Bool[np.ndarray, " coil"]:

@@ -175,6 +175,12 @@ def matlab(scan: Scan) -> None:
         del h5["kspace"]
 
 
+def latin_name(scan: Scan) -> None:
+    with h5py.File(scan.file, "a") as h5:
+        h5.id.links.create_hard(b"gr\xf6\xdfe", h5.id, b"kspace")
+        del h5["kspace"]
+
+
 def zero_filled_target(scan: Scan) -> None:
     with h5py.File(scan.file, "a") as h5:
         images = center_crop(rss(ifft2c(torch.from_numpy(h5["kspace"][()]))), (32, 32)).numpy()
@@ -289,6 +295,8 @@ FAULTS = [
     Fault("label of other slices", "snu", lambda s: s.edit("image_label", lambda i: i[:1], s.image_file), "of shapes"),
     # other kinds of files
     Fault("no k-space", "full masked snu", remove("kspace"), "`kspace`: no such dataset; the file has "),
+    Fault("names in Latin-1", "full masked snu", latin_name,
+          r"`kspace`: no such dataset; the file has .*b'gr\\xf6"),
     Fault("images alone", "full", remove("kspace"), "'reconstruction_rss': images alone; the file with their k-space"),
     Fault("MATLAB's names", "full", matlab, "'kspace_full'.* of MATLAB"),
     Fault("raw ISMRMRD", "full masked snu", raw_ismrmrd, "the file has 'dataset': raw ISMRMRD data", last=True),

@@ -204,9 +204,10 @@ def hard_dataset(file: h5py.File, name: str) -> h5py.Dataset:
 
 def _contents(file: h5py.File) -> str:
     """What a file has in place of what was looked for, and what kind of file that makes it, in a few words."""
-    names = [name for name, _ in zip(file, range(64))]
-    shown = ", ".join(repr(name[:40]) for name in names[:6]) + (" ..." if len(names) > 6 else "")
-    held = f"the file has {shown}" if names else "the file has none"
+    found = [name for name, _ in zip(file, range(64))]
+    names = [name for name in found if isinstance(name, str)]  # bytes where they are not UTF-8
+    shown = ", ".join(repr(name[:40]) for name in found[:6]) + (" ..." if len(found) > 6 else "")
+    held = f"the file has {shown}" if found else "the file has none"
     kind = _kind(file, names)
     return f"{held}: {kind}" if kind else held
 

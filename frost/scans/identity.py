@@ -106,7 +106,8 @@ class Memo:
 def _layout(path: Path) -> str:
     """Name, type, shape, chunks and stored size of every dataset: packed data differ in size."""
     with named_faults(path), open_h5(path) as file:
-        hard = [n for n in sorted(file) if file.id.links.get_info(n.encode()).type == h5py.h5l.TYPE_HARD]
+        names = sorted(name for name in file if isinstance(name, str))  # bytes where they are not UTF-8
+        hard = [n for n in names if file.id.links.get_info(n.encode()).type == h5py.h5l.TYPE_HARD]
         found = [file[name] for name in hard]
         rows = [
             [d.name, str(d.dtype), d.shape, d.chunks, d.id.get_storage_size()]

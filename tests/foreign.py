@@ -277,6 +277,7 @@ FAULTS = [
     Fault("label of undersampled k-space", "snu", lambda s: (undersample(s), zero_filled_target(s)), "image_label"),
     Fault("magnitudes", "full masked snu", kspace(np.abs), "complex numbers are needed, or real and imaginary part"),
     Fault("magnitudes as complex", "full masked snu", kspace(lambda k: np.abs(k) + 0j), "magnitudes alone; both parts"),
+    Fault("magnitudes there and back", "full", kspace(lambda k: there_and_back(np.abs(k) + 0j)), "magnitudes alone"),
     Fault("one coil, no axis", "full masked snu", kspace(lambda k: k[:, 0]), "an axis of 1 coil for single-coil"),
     # damage
     Fault("NaN", "full masked snu", kspace(lambda k: spiked(k, np.nan)), "`kspace`: slice 1 has NaN or infinite"),

@@ -29,11 +29,12 @@ class Measured(NamedTuple):
     @classmethod
     def of(cls, kspace: Complex[np.ndarray, "coil y x"]) -> "Measured":
         """Of one slice, by the largest part of a complex number in any coil: no square that might underflow."""
-        parts = np.abs(kspace.view(kspace.real.dtype)).max(axis=0)
-        largest = parts.reshape(*kspace.shape[1:], 2).max(axis=-1)
+        parts = np.abs(kspace.view(kspace.real.dtype)).max(axis=0).reshape(*kspace.shape[1:], 2)
+        largest = parts.max(axis=-1)
         rows, columns = largest.sum(axis=1, dtype=np.float64), largest.sum(axis=0, dtype=np.float64)
         at_ends = (_end_or_middle(rows), _end_or_middle(columns)) if largest.size >= FEWEST else (0, 0)
-        has_phase = bool(kspace.imag.any() or (kspace.real < 0).any())
+        limit = RESIDUE * largest.max()
+        has_phase = bool(parts[..., 1].max() > limit or kspace.real.min() < -limit)
         return cls(rows, columns, at_ends, has_phase)
 
     def joined(self, other: "Measured") -> "Measured":

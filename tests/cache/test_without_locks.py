@@ -105,6 +105,7 @@ def test_kills_at_random_leave_one_whole_entry(store, tmp_path):
         killed, other = (start(produce_and_link, store.root, "", out) for _ in range(2))
         time.sleep(draw.uniform(0, 0.12))
         killed.kill()
+        killed.join()  # a process in a system call dies when that returns
         ended_well([other, start(produce_and_link, store.root, "", out)])
         assert set(contents(out)) == {Path("shard"), Path("zarr.json")}, seed
         assert not store.damaged() and len(store.ls()) == 1 and not leftovers(store), seed

@@ -21,8 +21,9 @@ def challenge_path(facts: Mapping[str, Any], has_target: bool, root: str = "") -
 
     fastMRI: the file's own name, which for a knee without a target ends in `_v2`. SNU: `reconstructions_leaderboard`,
     the folder of the acceleration from 2023 on (2024: `public`, `private`), the file's own name; scans that are not of
-    the leaderboard under `reconstructions_val`. Where one file stands for several volumes, what tells them apart
-    is added. root: name of the folder that the file's place is told from; it may be `multicoil_challenge`.
+    the leaderboard under `reconstructions_val`. Other formats: the file's own name. Where one file stands for several
+    volumes, what tells them apart is added. root: name of the folder that the file's place is told from; it may be
+    `multicoil_challenge`.
     """
     file = PurePosixPath(facts["file"])
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", file.stem)
@@ -33,7 +34,7 @@ def challenge_path(facts: Mapping[str, Any], has_target: bool, root: str = "") -
         )
         return PurePosixPath(f"{name}{'_v2' if knee_test and not name.endswith('_v2') else ''}.h5")
     folders = file.parts[:-2]  # the last two are kspace/<name>.h5
-    if not folders:
+    if not folders or not facts["layout"].startswith("snu"):
         return PurePosixPath(f"{name}.h5")
     if "leaderboard" not in folders:
         return PurePosixPath("reconstructions_val", f"{name}.h5")

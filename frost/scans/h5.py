@@ -92,6 +92,11 @@ def has_dataset(file: h5py.File, name: str) -> bool:
     return bool(file.id.links.exists(name.encode()))
 
 
+def link_names(file: h5py.File) -> list[str]:
+    """The first names in the root group; h5py gives bytes for one that is not UTF-8, and none of ours is such."""
+    return [name for name, _ in zip(file, range(64)) if isinstance(name, str)]
+
+
 def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask"]) -> h5py.Dataset:
     """The dataset `name`, once all that can be known without reading it is as it should be.
 
@@ -204,8 +209,8 @@ def hard_dataset(file: h5py.File, name: str) -> h5py.Dataset:
 
 def _contents(file: h5py.File) -> str:
     """What a file has in place of what was looked for, and what kind of file that makes it, in a few words."""
-    found = [name for name, _ in zip(file, range(64))]
-    names = [name for name in found if isinstance(name, str)]  # bytes where they are not UTF-8
+    found = [name for name, _ in zip(file, range(64))]  # bytes where a name is not UTF-8
+    names = link_names(file)
     shown = ", ".join(repr(name[:40]) for name in found[:6]) + (" ..." if len(found) > 6 else "")
     held = f"the file has {shown}" if found else "the file has none"
     kind = _kind(file, names)

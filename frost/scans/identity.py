@@ -12,6 +12,7 @@ import h5py
 
 from frost.errors import InputError
 from frost.pipeline.unfinished import unfinished
+from frost.scans.formats import FORMATS
 from frost.scans.h5 import named_faults, open_h5
 from frost.scans.volumes import Volume
 
@@ -41,7 +42,8 @@ def together(digests: Sequence[str]) -> str:
 def volume_identity(source: Path, volume: Volume, method: Method = "sampled") -> str:
     """The identity of a volume as its files are now. Raises InputError for a file that is not there."""
     digests = []
-    for file in (source / name for name in (volume.file, volume.image_file) if name):
+    image_file = None if volume.image_file is None else source / volume.image_file
+    for file in FORMATS[volume.layout].files(source / volume.file, image_file):
         with named_faults(file):
             digests.append(identity(file, method))
     return together(digests)
@@ -104,7 +106,9 @@ class Memo:
 
 
 def _layout(path: Path) -> str:
-    """Name, type, shape, chunks and stored size of every dataset: packed data differ in size."""
+    """Name, type, shape, chunks and stored size of every dataset: packed data differ in size. Empty if not HDF5."""
+    if not h5py.is_hdf5(path):
+        return ""
     with named_faults(path), open_h5(path) as file:
         names = sorted(name for name in file if isinstance(name, str))  # bytes where they are not UTF-8
         hard = [n for n in names if file.id.links.get_info(n.encode()).type == h5py.h5l.TYPE_HARD]

@@ -1,6 +1,7 @@
 """The index: which volumes there are, what each is made of, and which mask it gets. Read from headers alone.
 
-Which files belong together is in `layouts`, what they hold in `headers`, how a split is cut from another in `splits`.
+Which files belong together is in `layouts`, what they hold in `formats`, their names in `headers`, how a split is cut
+from another in `splits`.
 Two indexes of the same files are equal, wherever the files lie and whenever they were copied.
 """
 
@@ -16,11 +17,12 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from frost.errors import InputError
 from frost.mri.sampling import MaskRecord, draw_mask, seed_from_name
 from frost.pipeline.params import Params
-from frost.scans.headers import Scan, read_scan
+from frost.scans.formats.contract import Found
+from frost.scans.headers import Scan, format_of, read_scan
 from frost.scans.identity import Memo, Method
-from frost.scans.layouts import Found, Layout, find_new_volumes, find_volumes, require_pair
+from frost.scans.layouts import find_new_volumes, find_volumes, require_pair
 from frost.scans.splits import SplitParams, cut_splits
-from frost.scans.volumes import SPLITS, Split, Volume
+from frost.scans.volumes import SPLITS, Layout, Split, Volume
 
 Say = Callable[[str], object]
 DrawnKind = Literal["random", "equispaced", "equispaced_fraction", "magic", "magic_fraction"]
@@ -61,8 +63,8 @@ class IndexParams(Params):
     """Section `index` of params.yaml."""
 
     source: Annotated[str, Field(min_length=1)]
-    """A folder of h5 files, absolute or relative to the project; never copied, nor hashed by DVC."""
-    layout: Literal["auto", "fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
+    """A folder of raw data files, absolute or relative to the project; never copied, nor hashed by DVC."""
+    layout: Literal["auto"] | Layout
     splits: SplitParams
     masks: MaskParams
     identity: Method
@@ -92,13 +94,17 @@ def build_index(params: IndexParams, memo: Path | None, say: Say = lambda line: 
     source = Path(params.source)
     if not source.is_dir():
         raise InputError(f"params.yaml: index.source: {source}: no such folder")
-    layout, found = find_volumes(source, params.layout)
-    say(f"{layout} layout{' (detected)' if params.layout == 'auto' else ''}: {len(found)} volumes")
-    for entry in found:
-        require_pair(entry)
     pattern = re.compile(params.patient) if params.patient else None
+    every, scans = find_volumes(source, params.layout), []
+    for found in every:
+        require_pair(found)
     with Memo(memo, params.identity) as identities:
-        scans = [read_scan(source, layout, entry, identities.of(entry.files), pattern) for entry in found]
+        for found in every:
+            format = format_of(found)
+            identity = identities.of(format.files(found.file, found.image_file))
+            scans.append(read_scan(source, format, found, identity, pattern))
+    layouts = " and ".join(sorted({scan.volume.layout for scan in scans}))
+    say(f"{layouts} layout{' (detected)' if params.layout == 'auto' else ''}: {len(scans)} volumes")
     origins = Counter(scan.size_from for scan in scans)
     say("reconstruction size from " + ", ".join(f"{name} ({n})" for name, n in sorted(origins.items())))
     _say_patients(scans, params.patient, say)
@@ -144,15 +150,14 @@ def volumes_of(
     root = source.parent if source.is_file() else source
     if not root.is_dir():
         raise InputError(f"{source}: no such file or folder")
-    layout: Layout = "fastmri"
     found = [Found("test", "", source, None)]
     if source.is_dir():
-        root, layout, found = find_new_volumes(source)
+        root, found = find_new_volumes(source)
     volumes: list[Volume] = []
     for entry in found:
         try:
             require_pair(entry)
-            scan = read_scan(root, layout, entry._replace(split="test"), "")
+            scan = read_scan(root, format_of(entry), entry._replace(split="test"), "")
             volumes += _with_masks(scan, "test", masks, where)
         except InputError as error:
             if failed is None:

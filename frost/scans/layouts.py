@@ -1,48 +1,41 @@
-"""Which files of a folder are volumes, and how they pair up: the folder layouts that are recognised.
+"""Which files of a folder are volumes, and how they pair up: the trees of folders that are recognised.
 
-fastMRI multi-coil (also what `simulate` writes), and the SNU fastMRI challenges' of 2022 to 2026. By the names of
-folders and files alone: no file is opened.
+Folders for each split, as fastMRI and `simulate` have them, with files of any format; and the trees of the SNU fastMRI
+challenges of 2022 to 2026. By the names of folders and files alone: no file is opened.
 """
 
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import cast
 
 from frost.errors import InputError
-from frost.scans.volumes import Split
-
-Layout = Literal["fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
+from frost.scans.formats import ENDINGS, FORMATS
+from frost.scans.formats.contract import Found
+from frost.scans.volumes import Layout, Split
 
 _FASTMRI_FOLDER = re.compile(r"(?:multicoil_)?(train|val|test|challenge)(?:_(\w+))?")
 
 
-class Found(NamedTuple):
-    """A volume before it is opened: its k-space file, and its image file in the SNU layouts."""
+def find_volumes(source: Path, layout: str) -> list[Found]:
+    """The volumes of `source`; none is an InputError. `layout`: what they are, or `auto`, which recognises SNU trees.
 
-    split: Split
-    prefix: str
-    file: Path
-    image_file: Path | None
-
-    @property
-    def files(self) -> list[Path]:
-        """Its one file, or its pair."""
-        return [file for file in (self.file, self.image_file) if file is not None]
-
-
-def find_volumes(source: Path, layout: str) -> tuple[Layout, list[Found]]:
-    """The layout of `source`, recognised where `layout` is `auto`, and its volumes; none is an InputError."""
-    snu = _find_snu(source) if layout != "fastmri" else []
-    if layout == "auto":
-        layout = _snu_year(source, snu) if snu else "fastmri"
-    found = _find_fastmri(source) if layout == "fastmri" else snu
+    Where neither it nor the tree tells what the files are, `layout` of the volumes is None: each file tells.
+    """
+    known = None if layout == "auto" else cast("Layout", layout)
+    snu = _find_snu(source) if known is None or known.startswith("snu") else []
+    if known is None and snu:
+        known = _snu_year(source, snu)
+    endings = ENDINGS if known is None else frozenset(FORMATS[known].endings)
+    found = snu if known is not None and known.startswith("snu") else _find_files(source, endings)
     if not found:
-        tree = "multicoil_train/*.h5, train/*.h5 or *.h5" if layout == "fastmri" else "train/{image,kspace}/*.h5"
-        raise InputError(f"{source}: no {layout} files in this source; {tree} and so on are needed")
-    return cast("Layout", layout), found
+        tree = "train/{image,kspace}/*.h5" if layout.startswith("snu") else "multicoil_train/*.h5, train/*.h5 or *.h5"
+        kind = "" if known is None else f"{known} "
+        others = f"; files that end in {', '.join(sorted(ENDINGS))} are read" if known is None else ""
+        raise InputError(f"{source}: no {kind}files in this source; {tree} and so on are needed{others}")
+    return [entry._replace(layout=known) for entry in found]
 
 
-def find_new_volumes(source: Path) -> tuple[Path, Layout, list[Found]]:
+def find_new_volumes(source: Path) -> tuple[Path, list[Found]]:
     """The tree that a folder of new scans is part of, and what of it is meant: of a whole tree its test scans, if any.
 
     A leaderboard, or a folder in one, belongs to the tree around it, which tells the year and names the results.
@@ -50,17 +43,18 @@ def find_new_volumes(source: Path) -> tuple[Path, Layout, list[Found]]:
     here = source.absolute()
     for folder in (here, *here.parents):
         if folder.name == "leaderboard" and (inside := _find_snu(folder.parent, here)):
-            return folder.parent, _snu_year(folder.parent, inside), inside
-    layout, found = find_volumes(source, "auto")
-    return source, layout, [entry for entry in found if entry.split == "test"] or found
+            year = _snu_year(folder.parent, inside)
+            return folder.parent, [entry._replace(layout=year) for entry in inside]
+    found = find_volumes(source, "auto")
+    return source, [entry for entry in found if entry.split == "test"] or found
 
 
-def _h5_files(folder: Path) -> list[Path]:
-    """The h5 files of `folder`, in order, and links that lead nowhere, which are one line where they are opened.
+def _files(folder: Path, endings: frozenset[str] = frozenset(FORMATS["fastmri"].endings)) -> list[Path]:
+    """The files of `folder` with such an ending, in order, and links that lead nowhere: one line where they are opened.
 
     Hidden ones are litter: macOS leaves a `._x.h5` for each file.
     """
-    here = (p for p in folder.iterdir() if p.suffix in (".h5", ".hdf5") and p.name[0] != ".")
+    here = (p for p in folder.iterdir() if p.suffix in endings and p.name[0] != ".")
     return sorted(p for p in here if p.is_file() or (p.is_symlink() and not p.exists()))
 
 
@@ -68,7 +62,7 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".") if folder.is_dir() else []
 
 
-def _find_fastmri(source: Path) -> list[Found]:
+def _find_files(source: Path, endings: frozenset[str]) -> list[Found]:
     """Files of the folders multicoil_train, _val, _test, _test_v2, _challenge, or of train, val and test.
 
     With none of those, the folder's own files, all of them for training until a split is cut from them.
@@ -80,8 +74,8 @@ def _find_fastmri(source: Path) -> list[Found]:
         kind, rest = match.groups()
         split: Split = "test" if kind == "challenge" else cast("Split", kind)
         prefix = "-".join(part for part in ("challenge" if kind == "challenge" else "", rest or "") if part)
-        found += [Found(split, prefix, file, None) for file in _h5_files(folder)]
-    return found or [Found("train", "", file, None) for file in _h5_files(source)]
+        found += [Found(split, prefix, file, None) for file in _files(folder, endings)]
+    return found or [Found("train", "", file, None) for file in _files(source, endings)]
 
 
 def _find_snu(source: Path, inside: Path | None = None) -> list[Found]:
@@ -106,7 +100,7 @@ def _find_snu(source: Path, inside: Path | None = None) -> list[Found]:
         for name, other in (("image", "kspace"), ("kspace", "image")):
             if not folders[name].is_dir():
                 raise InputError(f"{root}: has {other}/ but no {name}/; every volume needs both files")
-        names = sorted({file.name for folder in folders.values() for file in _h5_files(folder)})
+        names = sorted({file.name for folder in folders.values() for file in _files(folder)})
         found += [Found(split, prefix, folders["kspace"] / name, folders["image"] / name) for name in names]
     return found
 

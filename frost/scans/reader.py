@@ -1,4 +1,4 @@
-"""The slices of a volume as torch tensors, read from its h5 files one at a time, in the scale of the file."""
+"""The slices of a volume as torch tensors, read from its files one at a time, in the scale of the file."""
 
 import json
 import math
@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 import torch
 from jaxtyping import Bool, Complex, Float, Shaped
@@ -26,7 +25,8 @@ from frost.mri.sampling import (
     effective_acceleration,
     n_low_frequencies,
 )
-from frost.scans.h5 import attribute, dataset, kspace_shape, named_faults, open_h5, read_mask, read_slice
+from frost.scans.formats import FORMATS
+from frost.scans.formats.contract import ImageKind, OpenScan
 from frost.scans.measured import Measured, fault
 from frost.scans.volumes import Volume
 
@@ -56,7 +56,7 @@ class VolumeReader:
         self.source = source
         self.volume = volume
         self._process = os.getpid()
-        self._files: dict[str, h5py.File] = {}
+        self._scan: OpenScan | None = None
         self._live: dict[int, Bool[np.ndarray, " coil"]] = {}  # by slice, of those that were read
 
     def __enter__(self) -> "VolumeReader":
@@ -73,8 +73,9 @@ class VolumeReader:
 
     def close(self) -> None:
         """Close what is open; the next read opens it again."""
-        while self._files:
-            self._files.popitem()[1].close()
+        if self._scan is not None:
+            self._scan.close()
+        self._scan = None
 
     def kspace(self, i: int) -> Complex[Tensor, "coil y x"]:
         """k-space of slice `i` as it is in the file: with all columns, or without those a test file lacks.
@@ -102,14 +103,11 @@ class VolumeReader:
         return [f"{file}: `kspace`: no signal in {kind} {which} of 0 to {n - 1}" for kind, which, n in numbers if which]
 
     def _kspace(self, i: int) -> Complex[np.ndarray, "coil y x"]:
-        volume = self.volume
-        with named_faults(self.source / volume.file):
-            file = self._open(volume.file)
-            found = dataset(file, "kspace", "kspace")
-            shape = (volume.n_slices, volume.n_coils, volume.height, volume.width)
-            if kspace_shape(found) != shape:
-                raise InputError(f"{file.filename}: `kspace`: has shape {found.shape}, {shape} in the index; {AGAIN}")
-            return read_slice(found, i, np.complex64)
+        volume, scan = self.volume, self._open()
+        shape = (volume.n_slices, volume.n_coils, volume.height, volume.width)
+        if (now := scan.shape()) != shape:
+            raise InputError(f"{self.source / volume.file}: `kspace`: has shape {now}, {shape} in the index; {AGAIN}")
+        return scan.kspace(i)
 
     def _checked(self, measured: Measured, i: int) -> Measured:
         """`measured` of slice `i`, joined with that of others until nothing is wrong; InputError if all are wrong."""
@@ -125,11 +123,11 @@ class VolumeReader:
 
     def _require_target(self, kspace: Complex[Tensor, "coil y x"], i: int) -> None:
         """InputError where undersampled k-space is all that the target was, or is to be, computed from."""
-        volume, name = self.volume, "reconstruction_rss" if self.volume.image_file is None else "image_label"
+        volume, name = self.volume, self._open().image_name("target")
         if volume.target == "computed":
             what = f"`kspace`: is undersampled, so that no target can be computed; `{name}` is needed"
             raise InputError(f"{self.source / volume.file}: {what}")
-        target, zero_filled = self._image(name, i), self.crop(rss(ifft2c(kspace)))
+        target, zero_filled = self._image("target", i), self.crop(rss(ifft2c(kspace)))
         if target.any() and (target - zero_filled).abs().max() < SAME * target.max():
             what = f"`{name}`: is the image of the undersampled `kspace`, so no target; one of full k-space is needed"
             raise InputError(f"{self.source / (volume.image_file or volume.file)}: {what}")
@@ -177,15 +175,15 @@ class VolumeReader:
             return None
         if self.volume.target == "computed":
             return self.crop(rss(ifft2c(self.kspace(i))))
-        return self._image("reconstruction_rss" if self.volume.image_file is None else "image_label", i)
+        return self._image("target", i)
 
     def clean_target(self, i: int) -> Float[Tensor, "y x"] | None:
         """What the target of a simulated scan would be without noise; None of a real one."""
-        return self._image("reconstruction_rss_clean", i) if self.volume.has_clean_target else None
+        return self._image("clean target", i) if self.volume.has_clean_target else None
 
     def grappa(self, i: int) -> Float[Tensor, "y x"] | None:
         """The file's own GRAPPA image (SNU), or None."""
-        return self._image("image_grappa", i) if self.volume.has_grappa else None
+        return self._image("grappa", i) if self.volume.has_grappa else None
 
     def crop(self, images: Shaped[Tensor, "*batch y x"]) -> Shaped[Tensor, "*batch h w"]:
         """Images of full size brought to reconstruction size, with zeros around those that are smaller."""
@@ -212,13 +210,11 @@ class VolumeReader:
         """The boxes of each annotated slice (SNU 2026); empty where the file has none."""
         if self.volume.image_file is None:
             return {}
-        path = self.source / self.volume.image_file
-        with named_faults(path):
-            text = attribute(self._open(self.volume.image_file), "annotations")
+        path, text = self.source / self.volume.image_file, self._open().annotations()
         if text is None:
             return {}
         try:
-            boxes = {int(i): [_box(entry) for entry in entries] for i, entries in json.loads(str(text)).items()}
+            boxes = {int(i): [_box(entry) for entry in entries] for i, entries in json.loads(text).items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise InputError(f"{path}: attribute `annotations` is not JSON of slice -> list of boxes") from None
         if not all(0 <= i < self.volume.n_slices for i in boxes):
@@ -229,28 +225,27 @@ class VolumeReader:
         volume = self.volume
         if volume.mask.kind != "file":
             return draw_mask(volume.mask, volume.width)
-        with named_faults(self.source / volume.file):
-            mask = read_mask(self._open(volume.file), volume.width)
+        mask = self._open().mask(volume.width)
         left, right = volume.mask.padding
         mask[:left] = mask[right:] = False
         return mask
 
-    def _open(self, relative: str) -> h5py.File:
+    def _open(self) -> OpenScan:
         if self._process != os.getpid():  # forked: two processes must not share a handle
-            self._files, self._process = {}, os.getpid()
-        if relative not in self._files:
-            self._files[relative] = open_h5(self.source / relative)
-        return self._files[relative]
+            self._scan, self._process = None, os.getpid()
+        if self._scan is None:
+            volume = self.volume
+            image_file = None if volume.image_file is None else self.source / volume.image_file
+            self._scan = FORMATS[volume.layout].open(self.source / volume.file, image_file)
+        return self._scan
 
-    def _image(self, name: str, i: int) -> Float[Tensor, "y x"]:
-        relative = self.volume.image_file or self.volume.file
-        with named_faults(self.source / relative):
-            file = self._open(relative)
-            found = dataset(file, name, "image")
-            if found.shape[0] != self.volume.n_slices:
-                counts = f"{found.shape[0]} slices, {self.volume.n_slices} in the index"
-                raise InputError(f"{file.filename}: `{name}`: {counts}; {AGAIN}")
-            return self.crop(torch.from_numpy(read_slice(found, i, np.float32)))
+    def _image(self, kind: ImageKind, i: int) -> Float[Tensor, "y x"]:
+        scan = self._open()
+        if (n_images := scan.n_images(kind)) != self.volume.n_slices:
+            file, name = self.source / (self.volume.image_file or self.volume.file), scan.image_name(kind)
+            counts = f"{n_images} slices, {self.volume.n_slices} in the index"
+            raise InputError(f"{file}: `{name}`: {counts}; {AGAIN}")
+        return self.crop(torch.from_numpy(scan.image(kind, i)))
 
 
 def _moved(image: Float[Tensor, "y x"]) -> Iterator[tuple[str, Float[Tensor, "y x"]]]:

@@ -11,6 +11,9 @@ from frost.errors import InputError
 from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import Params
 
+Layout = Literal[
+    "fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026", "ismrmrd",
+]  # fmt: skip
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -36,7 +39,7 @@ class Volume(Params):
     """The k-space file, relative to the source folder."""
     image_file: RelativePath | None
     """The image file of the SNU layouts."""
-    layout: Literal["fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026"]
+    layout: Layout
     patient: str
     """What `index.patient` finds in the file's name, else `patient_id`, else the stem of the name."""
     acquisition: str

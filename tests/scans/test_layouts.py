@@ -185,10 +185,10 @@ def test_new_scans_of_a_file_or_of_any_folder(tmp_path, write_fastmri, write_snu
 
 
 def test_empty_folders(tmp_path, write_fastmri_tree):
-    with pytest.raises(InputError, match="no fastmri files in this source"):
+    with pytest.raises(InputError, match="no files in this source"):
         index_of(tmp_path)
     (tmp_path / "singlecoil_train").mkdir()
-    with pytest.raises(InputError, match="no fastmri files in this source"):
+    with pytest.raises(InputError, match="no files in this source"):
         index_of(tmp_path)
     write_fastmri_tree(tmp_path, (2, 2, 0))
     with pytest.raises(InputError, match=r"no volume for test; .*when: missing"):

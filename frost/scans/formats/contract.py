@@ -1,0 +1,118 @@
+"""The contract of a format: which files are of it, what their headers hold, and k-space a slice at a time.
+
+Axes are (coil, y, x) with the readout along y and phase encoding along x; the origin of k-space lies at n // 2. Every
+file is opened to read only, and whatever is wrong with it is one InputError that names it. Without torch.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import h5py
+import numpy as np
+from jaxtyping import Bool, Complex, Float
+
+from frost.scans.formats.header_xml import Fields
+from frost.scans.volumes import Layout, Split
+
+ImageKind = Literal["target", "clean target", "grappa"]
+
+
+class Found(NamedTuple):
+    """A volume before it is opened: its k-space file, and its image file in the SNU layouts."""
+
+    split: Split
+    prefix: str
+    file: Path
+    image_file: Path | None
+    layout: Layout | None = None
+    """What the tree around it tells; None where only the file can tell."""
+
+
+class Header(NamedTuple):
+    """What the headers of a volume's files hold."""
+
+    shape: tuple[int, int, int, int]
+    """(slice, coil, y, x)"""
+    crop: tuple[int, int]
+    """Size (y, x) of the reconstruction."""
+    padding: tuple[int, int]
+    """[left, right): the columns that the scanner went to."""
+    has_mask: bool
+    """Whether the file determines which columns were measured. Otherwise a mask is drawn."""
+    target: Literal["file", "computed", "none"]
+    size_from: str
+    """Where the size of the reconstruction was found, in a few words."""
+    acceleration: float | None = None
+    has_clean_target: bool = False
+    has_grappa: bool = False
+    maximum: float | None = None
+    patient: str = ""
+    acquisition: str = ""
+
+
+class OpenScan(ABC):
+    """The files of one volume, open to read. Every method reads what it returns and nothing more."""
+
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """(slice, coil, y, x) of k-space as it is now."""
+
+    @abstractmethod
+    def kspace(self, i: int) -> Complex[np.ndarray, "coil y x"]:
+        """complex64 k-space of slice `i`; columns that were not measured are zero."""
+
+    @abstractmethod
+    def mask(self, width: int) -> Bool[np.ndarray, " x"]:
+        """The measured columns, where `Header.has_mask`."""
+
+    def image(self, kind: ImageKind, i: int) -> Float[np.ndarray, "y x"]:
+        """float32 image of slice `i` that the files hold, in whatever size they hold it."""
+        raise NotImplementedError(f"this format holds no {kind}")
+
+    def image_name(self, kind: ImageKind) -> str:
+        """What the image is called in its file, for messages."""
+        return kind
+
+    def n_images(self, kind: ImageKind) -> int:
+        """For how many slices the files hold that image."""
+        return self.shape()[0]
+
+    def annotations(self) -> str | None:
+        """JSON text of the annotated boxes, None where there is none."""
+        return None
+
+    def header_fields(self) -> Fields:
+        """Texts of the ISMRMRD header by their path below its <encoding>; empty where the file has no such header."""
+        return {}
+
+    def remarks(self) -> list[str]:
+        """What a user should know of the file, a sentence each: what was left out, joined or corrected."""
+        return []
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the files; the scan is not used after that."""
+
+
+class Format(ABC):
+    """One kind of file."""
+
+    layout: ClassVar[Layout]
+    endings: ClassVar[tuple[str, ...]] = (".h5", ".hdf5")
+
+    @abstractmethod
+    def recognise(self, file: Path, root: h5py.File | None) -> str | None:
+        """Why `file` is of this format, in a few words; None where it is not. `root`: opened, where it is HDF5."""
+
+    @abstractmethod
+    def header(self, found: Found) -> Header:
+        """Everything about a volume but its names. Raises InputError for what the format refuses."""
+
+    @abstractmethod
+    def open(self, file: Path, image_file: Path | None) -> OpenScan:
+        """The files of one volume, to read slices from."""
+
+    def files(self, file: Path, image_file: Path | None) -> list[Path]:
+        """All files whose bytes a volume depends on, the k-space file first."""
+        return [file] if image_file is None else [file, image_file]

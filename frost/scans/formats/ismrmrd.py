@@ -1,0 +1,472 @@
+"""ISMRMRD, also called MRD version 1: raw lines of a scanner (Inati 2017, doi:10.1002/mrm.26089).
+
+Read: 2-D multi-slice Cartesian scans. Averages, repetitions and segments are averaged; slices, phases, contrasts and
+sets are slices of the volume. What the noise scan tells of the coils is applied, readout oversampling goes, and lines
+that were not measured are zero. Nothing here opens a file to write, as `ismrmrd.Dataset` would.
+
+Tested on files of `ismrmrd_generate_cartesian_shepp_logan`; not run on a file of a scanner.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import ClassVar
+
+import h5py
+import numpy as np
+from jaxtyping import Bool, Complex
+
+from frost.errors import InputError
+from frost.mri.raw import remove_oversampling, whitening
+from frost.scans.formats.contract import Format, Found, Header, OpenScan
+from frost.scans.formats.header_xml import Fields, below, xml_fields
+from frost.scans.h5 import MAX_BYTES, MAX_SHAPE, hard_dataset, link_names, named_faults, open_h5, read_scalar
+from frost.scans.volumes import Layout
+
+MAX_LINES = 1 << 22
+NOISE, CALIBRATION, REVERSE = 19, 20, 22  # flags count from 1
+#: noise, calibration alone, navigator, phase correction, feedback, dummy, surface coil, phase stabilisation
+NOT_IMAGE = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
+HEAD = frozenset(
+    [
+        "flags",
+        "number_of_samples",
+        "active_channels",
+        "discard_pre",
+        "discard_post",
+        "center_sample",
+        "idx",
+        "encoding_space_ref",
+        "sample_time_us",
+    ]
+)
+COUNTERS = ("set", "contrast", "phase", "slice")  # each combination is a slice of the volume
+CENTRE = "the image lines leave out the centre of k-space"
+
+
+class ISMRMRD(Format):
+    """One file a volume: of several groups the last that holds image lines."""
+
+    layout: ClassVar[Layout] = "ismrmrd"
+    endings: ClassVar[tuple[str, ...]] = (".h5", ".hdf5", ".mrd")
+
+    def recognise(self, file: Path, root: h5py.File | None) -> str | None:
+        groups = [] if root is None else _groups(root)
+        return f"group `{groups[-1]}` with `xml` and `data`" if groups else None
+
+    def header(self, found: Found) -> Header:
+        with named_faults(found.file), open_h5(found.file) as root:
+            lines = Lines.of(root)
+        acceleration = lines.number("parallelImaging/accelerationFactor/kspace_encoding_step_1")
+        patient = lines.fields.get("subjectInformation/patientID", [""])[0]
+        return Header(
+            shape=lines.shape,
+            crop=lines.crop,
+            padding=lines.padding,
+            has_mask=lines.undersampled,
+            target="none" if lines.undersampled else "computed",
+            size_from="the header",
+            acceleration=acceleration if lines.undersampled else None,
+            # Files of a scanner may hold what a clinic calls its patient: the same digest for the same patient.
+            patient=hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else "",
+            acquisition=lines.fields.get("measurementInformation/protocolName", [""])[0],
+        )
+
+    def open(self, file: Path, image_file: Path | None) -> OpenScan:
+        return ISMRMRDScan(file)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Which acquisitions of a file make up which line of which slice."""
+
+    group: str
+    fields: Fields
+    prefix: str
+    """Of the fields of the encoding: `encoding/`, or `encoding.1/`."""
+    heads: np.ndarray
+    used: list[np.ndarray]
+    """For each slice the indices of its acquisitions."""
+    columns: np.ndarray
+    """The phase-encoding line of every acquisition."""
+    first: np.ndarray
+    """Where on the readout each acquisition's sample 0 lies."""
+    n_coils: int
+    encoded: tuple[int, int]
+    """Samples of the full readout, and phase-encoding lines."""
+    crop: tuple[int, int]
+    measured: np.ndarray
+    """bool (x,), the same for all slices."""
+    padding: tuple[int, int]
+    remarks: list[str]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(slice, coil, y, x), without readout oversampling."""
+        return len(self.used), self.n_coils, self.crop[0], self.encoded[1]
+
+    @property
+    def undersampled(self) -> bool:
+        """Whether lines are missing between measured ones."""
+        return not self.measured[slice(*_extent(self.measured))].all()
+
+    def number(self, name: str) -> float | None:
+        """A number above 0 of the encoding's header, None where there is none."""
+        return _number(self.fields, self.prefix + name)
+
+    @classmethod
+    def of(cls, root: h5py.File) -> "Lines":
+        """Raises InputError for what is not read: other trajectories, 3-D, EPI, and what is not as declared."""
+        where, groups = str(root.filename), _groups(root)
+        if not groups:
+            raise InputError(f"{where}: no group with `xml` and `data`; an ISMRMRD file has one, mostly `dataset`")
+        for group in reversed(groups):
+            heads = _heads(root, group)
+            image = ~_flagged(heads, *NOT_IMAGE)
+            if image.any():
+                break
+        else:
+            raise InputError(f"{where}: `{groups[-1]}/data`: {len(heads)} acquisitions, none of an image")
+        where = f"{where}: `{group}`"
+        remarks = [
+            f"image lines in group `{other}` are not read, those of the last group are"
+            for other in groups[: groups.index(group)]
+            if (~_flagged(_heads(root, other), *NOT_IMAGE)).any()
+        ]
+        channels, counts = np.unique(heads["active_channels"][image], return_counts=True)
+        n_coils = int(channels[np.flatnonzero(counts == counts.max())[-1]])
+        if len(channels) > 1:
+            left_out = int(counts.sum() - counts.max())
+            remarks.append(f"{left_out} lines of other than {n_coils} coils (a body coil?) are left out")
+        image &= heads["active_channels"] == n_coils
+        fields = xml_fields(_xml(root, group), f"{where}: `xml`")
+        prefix = _encoding(heads, image, fields, where)
+        encoded, crop = _sizes(fields, prefix, where)
+        if n_coils < 1 or n_coils > MAX_SHAPE["kspace"][1] or n_coils * encoded[0] * encoded[1] * 8 > MAX_BYTES:
+            raise InputError(f"{where}: declares {n_coils} coils of {encoded[0]} x {encoded[1]}; no scan is so large")
+        limits = f"{prefix}encodingLimits/kspace_encoding_step_1/"
+        centre = _number(fields, limits + "center", least=0.0)
+        shift = encoded[1] // 2 - (encoded[1] // 2 if centre is None else int(centre))
+        columns = heads["idx"]["kspace_encode_step_1"].astype(np.int64) + shift
+        first = _readout_starts(heads, encoded[0])
+        _require_inside(heads, image, columns, first, encoded, where)
+        calibration = _calibration(heads, image, columns, first, encoded, n_coils, fields, prefix)
+        used, acquired = _slices(heads, image, calibration, columns, encoded[1], remarks, where)
+        extent = _extent(acquired)
+        if not acquired[slice(*extent)].all():
+            low, high = (_number(fields, limits + name, least=0.0) for name in ("minimum", "maximum"))
+            if low is not None and high is not None:
+                extent = (
+                    max(min(extent[0], int(low) + shift), 0),
+                    min(max(extent[1], int(high) + 1 + shift), encoded[1]),
+                )
+            _require_centre(acquired, fields, prefix, where)
+        elif extent != (0, encoded[1]):
+            remarks.append(f"lines {extent[0]} to {extent[1] - 1} of {encoded[1]} were measured; the others are zero")
+        return cls(
+            group, fields, prefix, heads, used, columns, first, n_coils, encoded, crop, acquired, extent, remarks
+        )
+
+
+class ISMRMRDScan(OpenScan):
+    """A file whose list of acquisitions is read once, and whose lines are read a slice at a time."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._root: h5py.File | None = None
+        self._lines: Lines | None = None
+        self._whitening: np.ndarray | None = None
+        self._remarks: list[str] = []
+
+    def shape(self) -> tuple[int, ...]:
+        return self._open()[1].shape
+
+    def kspace(self, i: int) -> Complex[np.ndarray, "coil y x"]:
+        root, lines = self._open()
+        if not 0 <= i < len(lines.used):
+            raise IndexError(f"{i=} of {len(lines.used)} slices")
+        full = np.zeros((lines.n_coils, *lines.encoded), np.complex64)
+        count = np.zeros(lines.encoded[1], np.int64)
+        with named_faults(self.file):
+            for k, samples in _samples(root, lines.group, lines.heads, lines.used[i]):
+                head, column = lines.heads[k], lines.columns[k]
+                begin, end = int(head["discard_pre"]), int(head["number_of_samples"]) - int(head["discard_post"])
+                start = int(lines.first[k])
+                full[:, start + begin : start + end, column] += samples[:, begin:end]
+                count[column] += 1
+        full /= np.maximum(count, 1).astype(np.float32)
+        if self._whitening is not None:
+            full = np.einsum("ab,byx->ayx", self._whitening, full).astype(np.complex64)
+        if not np.isfinite(full).all():
+            raise InputError(f"{self.file}: `{lines.group}/data`: slice {i} has NaN or infinite values")
+        return remove_oversampling(full, lines.crop[0])
+
+    def mask(self, width: int) -> Bool[np.ndarray, " x"]:
+        measured = self._open()[1].measured
+        if len(measured) != width:
+            raise InputError(f"{self.file}: {len(measured)} phase-encoding lines; {width} are needed")
+        return measured.copy()
+
+    def header_fields(self) -> Fields:
+        lines = self._open()[1]
+        return below(lines.prefix, lines.fields)
+
+    def remarks(self) -> list[str]:
+        return [*self._open()[1].remarks, *self._remarks]
+
+    def close(self) -> None:
+        if self._root is not None:
+            self._root.close()
+        self._root = self._lines = None
+
+    def _open(self) -> tuple[h5py.File, Lines]:
+        if self._root is None or self._lines is None:
+            with named_faults(self.file):
+                self._root = open_h5(self.file)
+                self._lines = Lines.of(self._root)
+                self._whitening, remark = _whitening(self._root, self._lines)
+                self._remarks = [remark]
+        return self._root, self._lines
+
+
+# ---- what a file declares
+
+
+def _groups(root: h5py.File) -> list[str]:
+    """The groups with `xml` and `data`, `dataset_2` before `dataset_10`."""
+    groups = []
+    for name in link_names(root):
+        if root.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD:
+            group = root[name]
+            if isinstance(group, h5py.Group) and {"xml", "data"} <= set(group):
+                groups.append(name)
+    return sorted(groups, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
+
+
+def _xml(root: h5py.File, group: str) -> str:
+    where, found = f"{root.filename}: `{group}/xml`", hard_dataset(root, f"{group}/xml")
+    content = read_scalar(where, found, lambda: found[()])
+    if not isinstance(content, str):
+        raise InputError(f"{where}: holds a number; one XML text is needed")
+    return content
+
+
+def _heads(root: h5py.File, group: str) -> np.ndarray:
+    """The header of every acquisition of a group, once its type is known to be ISMRMRD's."""
+    where, found = f"{root.filename}: `{group}/data`", hard_dataset(root, f"{group}/data")
+    names = found.dtype.names or ()
+    if not {"head", "data"} <= set(names) or HEAD - set(found.dtype["head"].names or ()):
+        raise InputError(f"{where}: holds {str(found.dtype)[:60]}; acquisitions of ISMRMRD are needed")
+    if h5py.check_vlen_dtype(found.dtype["data"]) != np.dtype(np.float32):
+        raise InputError(f"{where}: its samples are not pairs of float32; acquisitions of ISMRMRD are needed")
+    if found.ndim != 1 or not 0 < found.shape[0] <= MAX_LINES:
+        raise InputError(f"{where}: has shape {found.shape}; a list of 1 to {MAX_LINES} acquisitions is needed")
+    heads = found.fields("head")[()]
+    if not {*COUNTERS, "kspace_encode_step_1", "kspace_encode_step_2"} <= set(heads["idx"].dtype.names or ()):
+        raise InputError(f"{where}: its acquisitions have no counters; acquisitions of ISMRMRD are needed")
+    return heads
+
+
+def _flagged(heads: np.ndarray, *flags: int) -> Bool[np.ndarray, " line"]:
+    bits = reduce(lambda bits, flag: bits | 1 << flag - 1, flags, 0)
+    return (heads["flags"] & np.uint64(bits)) != 0
+
+
+def _number(fields: Fields, name: str, least: float = 1e-9) -> float | None:
+    """The first number by that name, None where there is none or it is none that could be meant."""
+    try:
+        value = float(fields[name][0])
+    except (KeyError, ValueError):
+        return None
+    return value if least <= value < 1e9 else None
+
+
+def _encoding(heads: np.ndarray, image: np.ndarray, fields: Fields, where: str) -> str:
+    """Where the header of the image lines' encoding stands; InputError for an encoding that is not read."""
+    spaces = np.unique(heads["encoding_space_ref"][image])
+    if len(spaces) > 1:
+        raise InputError(f"{where}: image lines of {len(spaces)} encodings; one is needed")
+    prefix = f"encoding.{spaces[0]}/" if spaces[0] else "encoding/"
+    trajectory = fields.get(f"{prefix}trajectory", ["cartesian"])[0]
+    if trajectory == "epi" or _flagged(heads[image], REVERSE).any():
+        raise InputError(f"{where}: EPI, lines read in both directions; its ghosts must be corrected first")
+    if trajectory != "cartesian":
+        raise InputError(f"{where}: trajectory {trajectory[:40]!r}; only Cartesian scans are read")
+    if len(np.unique(heads["idx"]["kspace_encode_step_2"][image])) > 1:
+        raise InputError(f"{where}: 3-D, phase encoding in two directions; only 2-D scans are read")
+    return prefix
+
+
+def _sizes(fields: Fields, prefix: str, where: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Encoded samples and lines, and how many of them the image has: the share of the field of view that is kept."""
+    encoded, crop = [], []
+    for axis in "xy":
+        space = {name: _number(fields, f"{prefix}{name}/matrixSize/{axis}") for name in ("encodedSpace", "reconSpace")}
+        fov = {name: _number(fields, f"{prefix}{name}/fieldOfView_mm/{axis}") for name in space}
+        n, kept = space["encodedSpace"], space["reconSpace"]
+        if n is None or kept is None or n > MAX_SHAPE["kspace"][2]:
+            raise InputError(f"{where}: `xml`: matrixSize {axis} of encodedSpace or reconSpace is missing or no size")
+        if fov["encodedSpace"] and fov["reconSpace"]:
+            kept = round(n * fov["reconSpace"] / fov["encodedSpace"])
+        encoded.append(int(n))
+        crop.append(max(min(int(kept), int(n)), 1))
+    return (encoded[0], encoded[1]), (crop[0], crop[1])
+
+
+def _readout_starts(heads: np.ndarray, n: int) -> np.ndarray:
+    """Where sample 0 of each acquisition lies: `center_sample` at the middle; a full readout fills it."""
+    whole = heads["number_of_samples"] == n
+    return np.where(whole, 0, n // 2 - heads["center_sample"].astype(np.int64))
+
+
+def _fits(heads: np.ndarray, columns: np.ndarray, first: np.ndarray, encoded: tuple[int, int]) -> np.ndarray:
+    begin = first + heads["discard_pre"]
+    end = first + heads["number_of_samples"].astype(np.int64) - heads["discard_post"]
+    return (begin >= 0) & (begin < end) & (end <= encoded[0]) & (columns >= 0) & (columns < encoded[1])
+
+
+def _require_inside(
+    heads: np.ndarray, image: np.ndarray, columns: np.ndarray, first: np.ndarray, encoded: tuple[int, int], where: str
+) -> None:
+    outside = image & ~_fits(heads, columns, first, encoded)
+    if outside.any():
+        k = int(np.argmax(outside))
+        raise InputError(
+            f"{where}: acquisition {k}: line {columns[k]}, {heads['number_of_samples'][k]} samples from {first[k]}, "
+            f"lies outside the encoded {encoded[0]} x {encoded[1]}; matrixSize, center_sample or limits are wrong"
+        )
+
+
+# ---- which acquisitions make up a slice
+
+
+def _calibration(
+    heads: np.ndarray, image: np.ndarray, columns: np.ndarray, first: np.ndarray, encoded: tuple[int, int],
+    n_coils: int, fields: Fields, prefix: str,
+) -> Bool[np.ndarray, " line"]:  # fmt: skip
+    """Calibration lines of the same scan, fit to stand where no image line was measured.
+
+    Those of a scan of their own may have another contrast: none of them are taken.
+    """
+    if fields.get(f"{prefix}parallelImaging/calibrationMode", [""])[0] in ("separate", "external"):
+        return np.zeros_like(image)
+    others = tuple(flag for flag in NOT_IMAGE if flag != CALIBRATION)
+    alike = ~_flagged(heads, *others, REVERSE) & (heads["active_channels"] == n_coils)
+    alike &= heads["encoding_space_ref"] == heads["encoding_space_ref"][image][0]
+    alike &= heads["idx"]["kspace_encode_step_2"] == heads["idx"]["kspace_encode_step_2"][image][0]
+    return _flagged(heads, CALIBRATION) & alike & _fits(heads, columns, first, encoded)
+
+
+def _slices(
+    heads: np.ndarray, image: np.ndarray, calibration: np.ndarray, columns: np.ndarray, width: int,
+    remarks: list[str], where: str,
+) -> tuple[list[np.ndarray], Bool[np.ndarray, " x"]]:  # fmt: skip
+    """The acquisitions of each slice, and the columns that they measured, which must be the same for all."""
+    counters = np.stack([heads["idx"][name] for name in COUNTERS], axis=1).astype(np.int64)
+    keys, of_image = np.unique(counters[image], axis=0, return_inverse=True)
+    slice_of = np.full(len(heads), -1)
+    slice_of[image] = of_image.reshape(-1)
+    for k in np.flatnonzero(calibration):
+        same = np.flatnonzero((keys == counters[k]).all(axis=1))
+        slice_of[k] = same[0] if len(same) else -1
+    n_slices = len(keys)
+    counts = np.zeros((n_slices, width), np.int64)
+    np.add.at(counts, (slice_of[image], columns[image]), 1)
+    filling = calibration & (slice_of >= 0)
+    filling[filling] = counts[slice_of[filling], columns[filling]] == 0
+    used = image | filling
+    acquired = counts > 0
+    acquired[slice_of[filling], columns[filling]] = True
+    differing = np.flatnonzero((acquired != acquired[0]).any(axis=1))
+    if len(differing):
+        i = int(differing[0])
+        raise InputError(
+            f"{where}: slice {i} was measured on other lines than slice 0 ({acquired[i].sum()} and "
+            f"{acquired[0].sum()}); one mask for all slices is needed"
+        )
+    if filling.any():
+        remarks.append(f"{int(filling.sum())} calibration lines stand where no image line was measured")
+    several = np.unique(counts[counts > 0])
+    if several.max() > 1:
+        evenly = "" if len(several) == 1 else ", not equally often, so the noise differs from line to line"
+        remarks.append(f"lines were measured up to {several.max()} times and are averaged{evenly}")
+    repetitions = heads["idx"]["repetition"][image]
+    first = np.unique(columns[image][repetitions == repetitions.min()])
+    if len(first) < int((counts > 0).any(axis=0).sum()):
+        remarks.append("repetitions measured different lines and are taken together")
+    return [np.flatnonzero(used & (slice_of == i)) for i in range(n_slices)], acquired[0]
+
+
+def _extent(acquired: Bool[np.ndarray, " x"]) -> tuple[int, int]:
+    indices = np.flatnonzero(acquired)
+    return int(indices[0]), int(indices[-1]) + 1
+
+
+def _require_centre(acquired: Bool[np.ndarray, " x"], fields: Fields, prefix: str, where: str) -> None:
+    centre = len(acquired) // 2
+    if not acquired[max(centre - 1, 0) : centre + 1].all():
+        mode = fields.get(f"{prefix}parallelImaging/calibrationMode", [""])[0]
+        why = (
+            f", and calibration lines of a scan of their own ({mode}) are not read"
+            if mode in ("separate", "external")
+            else ""
+        )
+        raise InputError(f"{where}: {CENTRE}{why}; lines {centre - 1} and {centre} are needed to calibrate")
+
+
+# ---- samples
+
+
+def _samples(
+    root: h5py.File, group: str, heads: np.ndarray, indices: np.ndarray
+) -> Iterator[tuple[int, Complex[np.ndarray, "coil sample"]]]:
+    """The samples of some acquisitions, each with its index."""
+    found = hard_dataset(root, f"{group}/data").fields("data")
+    for k in map(int, indices):
+        n_coils, n_samples = int(heads["active_channels"][k]), int(heads["number_of_samples"][k])
+        values = np.asarray(found[k], np.float32)
+        if values.shape != (2 * n_coils * n_samples,):
+            expected = f"{n_coils} coils of {n_samples} samples"
+            raise InputError(
+                f"{root.filename}: `{group}/data`: acquisition {k} has {values.size} numbers, not {expected}"
+            )
+        yield k, values.view(np.complex64).reshape(n_coils, n_samples)
+
+
+def _whitening(root: h5py.File, lines: Lines) -> tuple[np.ndarray | None, str]:
+    """The matrix for the coils of the scan, from the noise in its group or in the nearest one before it; a remark."""
+    groups = _groups(root)
+    where = f"{root.filename}: `{lines.group}`"
+    for group in reversed(groups[: groups.index(lines.group) + 1]):
+        heads = lines.heads if group == lines.group else _heads(root, group)
+        rows = np.flatnonzero(_flagged(heads, NOISE) & (heads["active_channels"] == lines.n_coils))
+        if not len(rows):
+            continue
+        order = _coil_order(lines.fields, xml_fields(_xml(root, group), where), lines.n_coils)
+        if order is None:
+            return None, f"the noise scan in group `{group}` is of other coils: not prewhitened"
+        noise = np.concatenate([samples for _, samples in _samples(root, group, heads, rows)], axis=1)[order]
+        if not np.isfinite(noise).all():
+            raise InputError(f"{where}: noise scan: has NaN or infinite values")
+        if not noise.any():
+            return None, "the noise scan is zero: not prewhitened"
+        dwell, of_noise = (float(h["sample_time_us"]) for h in (lines.heads[lines.used[0][0]], heads[rows[0]]))
+        bandwidth = _number(lines.fields, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth") or 1.0
+        scale = np.sqrt((dwell / of_noise if dwell > 0 and of_noise > 0 else 1.0) * bandwidth)
+        try:
+            return whitening(noise) * scale, f"prewhitened by {noise.shape[1]} samples of noise of group `{group}`"
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    return None, "no noise scan of these coils: not prewhitened"
+
+
+def _coil_order(scan: Fields, noise: Fields, n_coils: int) -> list[int] | None:
+    """Where each coil of the scan stands in the noise scan, by the names of the coils; None where they are others."""
+    name = "acquisitionSystemInformation/coilLabel/coilName"
+    of_scan, of_noise = scan.get(name, []), noise.get(name, [])
+    if of_scan == of_noise or not len(of_scan) == len(set(of_scan)) == n_coils == len(of_noise):
+        return list(range(n_coils))
+    return [of_noise.index(coil) for coil in of_scan] if set(of_scan) == set(of_noise) else None

@@ -128,6 +128,31 @@ def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask"]
     return found
 
 
+def complex_dataset(file: h5py.File, name: str, axes: tuple[str, ...]) -> h5py.Dataset:
+    """The dataset `name` of complex numbers with these axes, the last two of them those of k-space. InputError."""
+    found, where = hard_dataset(file, name), f"{file.filename}: `{name}`"
+    shape: tuple[int, ...] = found.shape or ()
+    if not is_complex(found) or found.dtype.kind == "f":
+        raise InputError(f"{where}: holds {found.dtype} of shape {shape}; complex numbers are needed")
+    if len(shape) != len(axes) or 0 in shape:
+        raise InputError(f"{where}: has shape {shape}; ({', '.join(axes)}) is needed")
+    sizes = [math.prod(shape[-3:]), math.prod(found.chunks or (1,))]
+    if max(shape) > MAX_SHAPE["kspace"][-1] or max(sizes) * found.dtype.itemsize > MAX_BYTES:
+        raise InputError(f"{where}: declares shape {shape} and chunks {found.chunks}; no scan is so large")
+    _require_filters(where, found)
+    return found
+
+
+def as_complex(stored: np.ndarray, dtype: type[np.generic] = np.complex64) -> np.ndarray:
+    """Complex numbers from however a file held them: as such, in compounds of two parts, or as pairs."""
+    if stored.dtype.kind == "c":
+        return np.ascontiguousarray(stored, dtype=dtype)
+    parts = [stored[name] for name in stored.dtype.names or ()] or [stored[..., 0], stored[..., 1]]
+    values = np.empty(parts[0].shape, dtype)
+    values.real, values.imag = parts
+    return values
+
+
 def is_complex(found: h5py.Dataset) -> bool:
     """Whether a dataset holds complex numbers: as such, as MATLAB's compound of `real` and `imag`, or as pairs.
 
@@ -222,7 +247,7 @@ def _kind(file: h5py.File, names: list[str]) -> str:
     for name in names:
         group = file[name] if file.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD else None
         if isinstance(group, h5py.Group) and {"xml", "data"} <= set(group):
-            return "raw ISMRMRD data, whose lines must first be sorted into `kspace` (slice, coil, y, x)"
+            return "raw ISMRMRD data, which `index.layout: auto` reads"
         if group is not None and "MATLAB_class" in group.attrs:
             return "of MATLAB; name its complex array (slice, coil, y, x in h5py's order) `kspace`"
     if names == ["reconstruction"]:
@@ -240,12 +265,8 @@ def read_slice(found: h5py.Dataset, i: int, dtype: type[np.generic]) -> np.ndarr
         raise IndexError(f"{i=} of {found.shape[0]} slices")
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is what is looked for
         stored = found[i]
-        if np.issubdtype(dtype, np.complexfloating) and stored.dtype.kind != "c":
-            parts = [stored[name] for name in stored.dtype.names or ()] or [stored[..., 0], stored[..., 1]]
-            values = np.empty(parts[0].shape, dtype)
-            values.real, values.imag = parts
-        else:
-            values = np.ascontiguousarray(stored, dtype=dtype)
+        is_complex_wanted = np.issubdtype(dtype, np.complexfloating)
+        values = as_complex(stored, dtype) if is_complex_wanted else np.ascontiguousarray(stored, dtype=dtype)
     if not np.isfinite(values).all():
         name = found.name.removeprefix("/")
         raise InputError(f"{found.file.filename}: `{name}`: slice {i} has NaN or infinite values")

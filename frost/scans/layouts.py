@@ -13,7 +13,7 @@ from frost.scans.formats import ENDINGS, FORMATS
 from frost.scans.formats.contract import Found
 from frost.scans.volumes import Layout, Split
 
-_FASTMRI_FOLDER = re.compile(r"(?:multicoil_)?(train|val|test|challenge)(?:_(\w+))?")
+_FASTMRI_FOLDER = re.compile(r"(?:(?:multi|single)coil_)?(train|val|test|challenge)(?:_(\w+))?")
 
 
 def find_volumes(source: Path, layout: str) -> list[Found]:
@@ -63,7 +63,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _find_files(source: Path, endings: frozenset[str]) -> list[Found]:
-    """Files of the folders multicoil_train, _val, _test, _test_v2, _challenge, or of train, val and test.
+    """Files of the folders multicoil_train, _val, _test, _test_v2, _challenge, or singlecoil_, or train, val and test.
 
     With none of those, the folder's own files, all of them for training until a split is cut from them.
     """

@@ -12,7 +12,8 @@ from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import Params
 
 Layout = Literal[
-    "fastmri", "snu2022", "snu2023", "snu2024", "snu2025", "snu2026", "ismrmrd",
+    "fastmri", "fastmri_singlecoil", "fastmri_prostate", "m4raw", "ismrmrd", "bart", "cmrxrecon",
+    "snu2022", "snu2023", "snu2024", "snu2025", "snu2026",
 ]  # fmt: skip
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

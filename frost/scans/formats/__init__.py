@@ -8,16 +8,26 @@ May import: `frost.scans.h5`, `frost.scans.volumes`, `frost.mri` and below; noth
 from pathlib import Path
 
 from frost.errors import InputError
+from frost.scans.formats.bart import BART
+from frost.scans.formats.cmrxrecon import CMRxRecon
 from frost.scans.formats.contract import Format
 from frost.scans.formats.fastmri import FastMRI
 from frost.scans.formats.ismrmrd import ISMRMRD
+from frost.scans.formats.m4raw import M4Raw
+from frost.scans.formats.prostate import Prostate
+from frost.scans.formats.singlecoil import SingleCoil
 from frost.scans.formats.snu import SNU
 from frost.scans.h5 import named_faults, open_h5
 from frost.scans.volumes import Layout
 
 _ALL: tuple[Format, ...] = (
     ISMRMRD(),
+    Prostate(),
+    SingleCoil(),
+    M4Raw(),
     FastMRI(),
+    BART(),
+    CMRxRecon(),
     SNU("snu2022"),
     SNU("snu2023"),
     SNU("snu2024"),

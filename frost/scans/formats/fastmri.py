@@ -42,40 +42,8 @@ class FastMRI(Format):
 
     def header(self, found: Found) -> Header:
         with named_faults(found.file), open_h5(found.file) as file:
-            shape = kspace_shape(dataset(file, "kspace", "kspace"))
-            n_slices, n_coils, height, width = shape
-            has_mask = has_dataset(file, "mask")
-            if has_mask:
-                read_mask(file, width)
-            patient, acquisition = text(file, "patient_id"), text(file, "acquisition")
-            acceleration = number(file, "acceleration")
-            size = _image_size(file, n_slices)
-            crop, padding = _header_sizes(file, width)
-            size_from = "the header"
-            if crop is None:
-                crop = size or (min(height, width),) * 2
-                size_from = "the target, no header" if size else "the smaller side, no header or target"
-            if crop[1] > width:  # narrow FLAIR scans: fastMRI's VarNet then cuts a square of the width
-                crop = (width, width)
-            have = size or (height, width)
-            target: Literal["file", "computed", "none"] = "computed"
-            if has_dataset(file, IMAGES["target"]):
-                target = "file"
-            elif has_mask:
-                target = "none"
-            return Header(
-                shape=(n_slices, n_coils, height, width),
-                crop=(min(crop[0], have[0], height), min(crop[1], have[1])),
-                padding=padding,
-                has_mask=has_mask,
-                target=target,
-                size_from=size_from,
-                acceleration=acceleration,
-                has_clean_target=has_dataset(file, IMAGES["clean target"]),
-                maximum=read_maximum(file),
-                patient=patient,
-                acquisition=acquisition,
-            )
+            n_slices, n_coils, height, width = kspace_shape(dataset(file, "kspace", "kspace"))
+            return describe(file, (n_slices, n_coils, height, width), IMAGES)
 
     def open(self, file: Path, image_file: Path | None) -> OpenScan:
         return H5Scan(file, image_file, IMAGES)
@@ -134,10 +102,43 @@ class H5Scan(OpenScan):
         return self._files[file]
 
 
-def _image_size(file: h5py.File, n_slices: int) -> tuple[int, int] | None:
+def describe(file: h5py.File, shape: tuple[int, int, int, int], images: Mapping[ImageKind, str]) -> Header:
+    """Everything that a file in fastMRI's manner holds beside k-space of that shape."""
+    n_slices, _, height, width = shape
+    has_mask = has_dataset(file, "mask")
+    if has_mask:
+        read_mask(file, width)
+    patient, acquisition = text(file, "patient_id"), text(file, "acquisition")
+    acceleration = number(file, "acceleration")
+    size = _image_size(file, n_slices, images)
+    crop, padding = _header_sizes(file, width)
+    size_from = "the header"
+    if crop is None:
+        crop = size or (min(height, width),) * 2
+        size_from = "the target, no header" if size else "the smaller side, no header or target"
+    if crop[1] > width:  # narrow FLAIR scans: fastMRI's VarNet then cuts a square of the width
+        crop = (width, width)
+    have = size or (height, width)
+    target: Literal["file", "computed", "none"] = "none" if has_mask else "computed"
+    return Header(
+        shape=shape,
+        crop=(min(crop[0], have[0], height), min(crop[1], have[1])),
+        padding=padding,
+        has_mask=has_mask,
+        target="file" if has_dataset(file, images["target"]) else target,
+        size_from=size_from,
+        acceleration=acceleration,
+        has_clean_target="clean target" in images and has_dataset(file, images["clean target"]),
+        maximum=read_maximum(file),
+        patient=patient,
+        acquisition=acquisition,
+    )
+
+
+def _image_size(file: h5py.File, n_slices: int, images: Mapping[ImageKind, str]) -> tuple[int, int] | None:
     """(y, x) of the images in the file, which must agree; None where there is none."""
     size: tuple[int, int] | None = None
-    for name in IMAGES.values():
+    for name in images.values():
         if has_dataset(file, name):
             shape = dataset(file, name, "image").shape
             if shape[0] != n_slices or size not in (None, shape[1:]):

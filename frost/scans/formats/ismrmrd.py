@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Complex
 
 from frost.errors import InputError
-from frost.mri.raw import remove_oversampling, whitening
+from frost.mri.raw import extent, has_gaps, remove_oversampling, require_centre, whitening
 from frost.scans.formats.contract import Format, Found, Header, OpenScan
 from frost.scans.formats.header_xml import Fields, below, xml_fields
 from frost.scans.h5 import MAX_BYTES, MAX_SHAPE, hard_dataset, link_names, named_faults, open_h5, read_scalar
@@ -44,7 +44,6 @@ HEAD = frozenset(
     ]
 )
 COUNTERS = ("set", "contrast", "phase", "slice")  # each combination is a slice of the volume
-CENTRE = "the image lines leave out the centre of k-space"
 
 
 class ISMRMRD(Format):
@@ -111,7 +110,7 @@ class Lines:
     @property
     def undersampled(self) -> bool:
         """Whether lines are missing between measured ones."""
-        return not self.measured[slice(*_extent(self.measured))].all()
+        return has_gaps(self.measured)
 
     def number(self, name: str) -> float | None:
         """A number above 0 of the encoding's header, None where there is none."""
@@ -155,19 +154,19 @@ class Lines:
         _require_inside(heads, image, columns, first, encoded, where)
         calibration = _calibration(heads, image, columns, first, encoded, n_coils, fields, prefix)
         used, acquired = _slices(heads, image, calibration, columns, encoded[1], remarks, where)
-        extent = _extent(acquired)
-        if not acquired[slice(*extent)].all():
+        padding = extent(acquired)
+        if has_gaps(acquired):
             low, high = (_number(fields, limits + name, least=0.0) for name in ("minimum", "maximum"))
             if low is not None and high is not None:
-                extent = (
-                    max(min(extent[0], int(low) + shift), 0),
-                    min(max(extent[1], int(high) + 1 + shift), encoded[1]),
+                padding = (
+                    max(min(padding[0], int(low) + shift), 0),
+                    min(max(padding[1], int(high) + 1 + shift), encoded[1]),
                 )
             _require_centre(acquired, fields, prefix, where)
-        elif extent != (0, encoded[1]):
-            remarks.append(f"lines {extent[0]} to {extent[1] - 1} of {encoded[1]} were measured; the others are zero")
+        elif padding != (0, encoded[1]):
+            remarks.append(f"lines {padding[0]} to {padding[1] - 1} of {encoded[1]} were measured; the others are zero")
         return cls(
-            group, fields, prefix, heads, used, columns, first, n_coils, encoded, crop, acquired, extent, remarks
+            group, fields, prefix, heads, used, columns, first, n_coils, encoded, crop, acquired, padding, remarks
         )
 
 
@@ -400,21 +399,14 @@ def _slices(
     return [np.flatnonzero(used & (slice_of == i)) for i in range(n_slices)], acquired[0]
 
 
-def _extent(acquired: Bool[np.ndarray, " x"]) -> tuple[int, int]:
-    indices = np.flatnonzero(acquired)
-    return int(indices[0]), int(indices[-1]) + 1
-
-
 def _require_centre(acquired: Bool[np.ndarray, " x"], fields: Fields, prefix: str, where: str) -> None:
-    centre = len(acquired) // 2
-    if not acquired[max(centre - 1, 0) : centre + 1].all():
+    try:
+        require_centre(acquired)
+    except InputError as error:
         mode = fields.get(f"{prefix}parallelImaging/calibrationMode", [""])[0]
-        why = (
-            f", and calibration lines of a scan of their own ({mode}) are not read"
-            if mode in ("separate", "external")
-            else ""
-        )
-        raise InputError(f"{where}: {CENTRE}{why}; lines {centre - 1} and {centre} are needed to calibrate")
+        own = mode in ("separate", "external")
+        why = f"; calibration lines of a scan of their own ({mode}) are not read" if own else ""
+        raise InputError(f"{where}: {error}{why}") from None
 
 
 # ---- samples

@@ -28,7 +28,7 @@ def _frost() -> None:
 
 @app.command()
 def reconstruct(
-    input: Annotated[Path, typer.Option(help="an h5 file in fastMRI's layout, or a folder of them, or an SNU tree")],
+    input: Annotated[Path, typer.Option(help="a file of raw data, or a folder of them, or an SNU tree")],
     output: Annotated[Path, typer.Option(help="folder for one file a volume and format")],
     format: Annotated[list[str], typer.Option(help="h5, nifti, dicom, mrd or png; give it again for several")] = ["h5"],  # noqa: B006
     models: Annotated[
@@ -365,6 +365,33 @@ def trust(
         Console().print(trust_table(rows))
     if failed:
         _end_with(failed, "could not be read")
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="a file of raw data, or a folder of them")],
+    json_: Annotated[bool, typer.Option("--json", help="as JSON, a list with one object a volume")] = False,
+) -> None:
+    """Describe raw data: format, sizes, sampling, noise, target, what is odd, and what Frost would do with it.
+
+    Every slice is read, nothing is written. Volumes that Frost refuses are described as far as they can be read, and
+    the exit status is then 1.
+
+    Example: frost inspect /data/scan.h5
+    """
+    import json
+    from dataclasses import asdict
+
+    from frost.scans.inspection import described
+    from frost.scans.inspection import inspect as inspect_path
+
+    results = inspect_path(path)
+    if json_:
+        sys.stdout.write(json.dumps(finite([asdict(result) for result in results]), indent=1) + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for result in results for line in described(result))
+    if refused := sum(result.refused is not None for result in results):
+        raise InputError(f"{refused} of {len(results)} volumes refused")
 
 
 def _end_with(failed: list[str], what: str) -> NoReturn:

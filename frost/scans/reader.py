@@ -221,6 +221,10 @@ class VolumeReader:
             raise InputError(f"{path}: attribute `annotations` names a slice that the volume does not have")
         return boxes
 
+    def remarks(self) -> list[str]:
+        """What a user should know of the files, a sentence each."""
+        return self._open().remarks()
+
     def _columns(self) -> Bool[np.ndarray, " x"]:
         volume = self.volume
         if volume.mask.kind != "file":

@@ -10,9 +10,14 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+import zarr
 
+from frost.cache.classical import PrepareParams, write_images
+from frost.cache.shards import write_root
 from frost.errors import InputError
 from frost.evaluation.scores import fastmri_scores
+from frost.mri.coils import rss
+from frost.mri.fourier import ifft2c
 from frost.networks.common.checkpoint import load_network
 from frost.networks.image import IMAGE_NETWORKS
 from frost.outputs import FORMATS
@@ -21,6 +26,8 @@ from frost.reconstruction.live import load_models, new_masks, reconstruct_folder
 from frost.scans.challenge_files import challenge_path
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader
+from tests.indexes import index_of
+from tests.scans import mrd
 
 CPU = torch.device("cpu")
 
@@ -274,3 +281,31 @@ def test_networks_that_were_made_before_there_was_a_sense_image_still_load(works
     facts["inputs"] = ["varnet", "grappa", "varnet-1", "zero_filled"]
     config.write_text(json.dumps(facts))
     assert load_models(models, torch.device("cpu")).prepare.sense is None
+
+
+# ---- other formats
+
+
+def test_ismrmrd_files_go_from_the_index_through_prepare_to_the_live_path(models, workspace, tmp_path, make_kspace):
+    """The last scan was undersampled on the scanner: its own mask, no target, no score."""
+    source, rows, columns = tmp_path / "source", 48, 44
+    for number, split in enumerate(("train", "train", "val", "test")):
+        kspace = make_kspace(2, 4, 2 * rows, columns, number, 0.004).numpy()
+        acquired = [x for x in range(columns) if split != "test" or x % 4 == 2 or 18 <= x < 26]
+        lines = [mrd.line(kspace[i, ..., x], x, slice=i) for i in range(2) for x in acquired]
+        mrd.write(source / split / f"scan{number}.h5", mrd.header((2 * rows, columns), (rows, columns)), lines)
+    index = index_of(source, masks={"center_fractions": [0.2]}, test={"when": "never"})
+    grappa = {"source": "computed", "kernel_lines": 2, "kernel_points": 3, "regularisation": 1e-2}
+    params = PrepareParams.model_validate({"grappa": grappa | {"calibration": "slice"}, "sense": None})
+    write_root(tmp_path / "images.zarr")
+    for volume in (index["val"][0], index["test"][0]):
+        write_images(tmp_path / "images.zarr" / volume.key, source, volume, params)
+        with VolumeReader(source, volume) as reader:
+            cached = zarr.open_array(tmp_path / "images.zarr" / volume.key, mode="r")[:]
+            assert cached.shape == (2, 3 if volume.target == "computed" else 2, rows, columns)
+            np.testing.assert_allclose(cached[1, 0], rss(ifft2c(reader.kspace(1) * reader.mask())).numpy(), rtol=1e-5)
+    done = reconstruct_folder(models, source, tmp_path / "out", None, None, "none")
+    assert written(tmp_path / "out") == ["scan3.h5"] and not done.failed and not done.rows[0]["ssim"]
+    assert read(tmp_path / "out" / "scan3.h5").shape == (2, rows, columns)
+    done = reconstruct_folder(models, source / "val" / "scan2.h5", tmp_path / "out", None, None, "none")
+    assert done.rows[0]["ssim"]["rcan"] > 0 and written(tmp_path / "out") == ["scan2.h5", "scan3.h5"]

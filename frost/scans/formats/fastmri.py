@@ -92,6 +92,12 @@ class H5Scan(OpenScan):
         with named_faults(self.file):
             return below("encoding/", _header_fields(self._open(self.file)) or {})
 
+    def remarks(self) -> list[str]:
+        with named_faults(self.file):
+            kind = dataset(self._open(self.file), "kspace", "kspace").dtype.kind
+        held = {"V": "compounds of two parts", "f": "pairs of real numbers"}.get(kind)
+        return [f"`kspace` holds {held} in place of complex numbers"] if held else []
+
     def close(self) -> None:
         while self._files:
             self._files.popitem()[1].close()

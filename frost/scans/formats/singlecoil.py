@@ -60,3 +60,6 @@ class SingleCoilScan(H5Scan):
         if not np.isfinite(values).all():
             raise InputError(f"{self.file}: `kspace`: slice {i} has NaN or infinite values")
         return values
+
+    def remarks(self) -> list[str]:
+        return ["one coil: GRAPPA and SENSE have nothing to combine"]

@@ -16,7 +16,7 @@ from frost.evaluation.official.files import score_folders
 from frost.evaluation.tables import write_table
 from frost.outputs import FORMATS
 
-COMMANDS = ("reconstruct", "score", "compare", "report", "export", "check")
+COMMANDS = ("reconstruct", "score", "compare", "report", "export", "check", "inspect")
 
 
 def frost(*words, catch_exceptions=False):

@@ -159,9 +159,18 @@ def is_complex(found: h5py.Dataset) -> bool:
     Pairs are real numbers with a fifth and last axis of 2, as fastMRI's `to_tensor` makes them.
     """
     if found.dtype.names is not None:
-        return found.dtype.names in COMPLEX_PARTS and all(found.dtype[part].kind in "fiu" for part in found.dtype.names)
+        numbers = all(found.dtype[part].kind in "fiu" for part in found.dtype.names)
+        return found.dtype.names in COMPLEX_PARTS and numbers and is_sound(found.dtype)
     pairs = found.dtype.kind == "f" and found.shape is not None and found.shape[4:] == (2,)
     return found.dtype.kind == "c" or pairs
+
+
+def is_sound(dtype: np.dtype) -> bool:
+    """Whether the fields of a compound lie beside each other. Damaged ones overlap, and h5py then ends the process."""
+    fields = sorted(((entry[1], entry[0]) for entry in (dtype.fields or {}).values()), key=lambda pair: pair[0])
+    ends = [offset + field.itemsize for offset, field in fields]
+    starts = [*[offset for offset, _ in fields], dtype.itemsize]
+    return all(end <= start for end, start in zip(ends, starts[1:])) and all(is_sound(f.base) for _, f in fields)
 
 
 def kspace_shape(found: h5py.Dataset) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from frost.scans.challenge_files import challenge_path
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader
 from tests.indexes import index_of
-from tests.scans import mrd
+from tests.scans import examples, mrd
 
 CPU = torch.device("cpu")
 
@@ -309,3 +309,12 @@ def test_ismrmrd_files_go_from_the_index_through_prepare_to_the_live_path(models
     assert read(tmp_path / "out" / "scan3.h5").shape == (2, rows, columns)
     done = reconstruct_folder(models, source / "val" / "scan2.h5", tmp_path / "out", None, None, "none")
     assert done.rows[0]["ssim"]["rcan"] > 0 and written(tmp_path / "out") == ["scan2.h5", "scan3.h5"]
+
+
+def test_every_format_is_reconstructed(models, tmp_path, make_kspace):
+    kspace = make_kspace(2, 4, 48, 44, noise=0.004).numpy()
+    for layout, (file, image_file) in examples.write_examples(tmp_path / "source", kspace).items():
+        if image_file is None:
+            done = reconstruct_folder(models, file, tmp_path / layout, None, None, "none")
+            assert written(tmp_path / layout) == [f"{file.stem}.h5"] and not done.failed
+            assert 0 < done.rows[0]["ssim"]["zero_filled"] < 1

@@ -23,7 +23,7 @@ from frost.errors import InputError
 from frost.mri.raw import extent, has_gaps, remove_oversampling, require_centre, whitening
 from frost.scans.formats.contract import Format, Found, Header, OpenScan
 from frost.scans.formats.header_xml import Fields, below, xml_fields
-from frost.scans.h5 import MAX_BYTES, MAX_SHAPE, hard_dataset, link_names, named_faults, open_h5, read_scalar
+from frost.scans.h5 import MAX_BYTES, MAX_SHAPE, hard_dataset, is_sound, link_names, named_faults, open_h5, read_scalar
 from frost.scans.volumes import Layout
 
 MAX_LINES = 1 << 22
@@ -43,6 +43,7 @@ HEAD = frozenset(
         "sample_time_us",
     ]
 )
+SAME_SCAN = ("embedded", "interleaved", "")  # calibration modes; "separate" and "external" ones are scans of their own
 COUNTERS = ("set", "contrast", "phase", "slice")  # each combination is a slice of the volume
 
 
@@ -189,7 +190,7 @@ class ISMRMRDScan(OpenScan):
             raise IndexError(f"{i=} of {len(lines.used)} slices")
         full = np.zeros((lines.n_coils, *lines.encoded), np.complex64)
         count = np.zeros(lines.encoded[1], np.int64)
-        with named_faults(self.file):
+        with named_faults(self.file), np.errstate(all="ignore"):  # what is not finite is refused below
             for k, samples in _samples(root, lines.group, lines.heads, lines.used[i]):
                 head, column = lines.heads[k], lines.columns[k]
                 begin, end = int(head["discard_pre"]), int(head["number_of_samples"]) - int(head["discard_post"])
@@ -257,7 +258,7 @@ def _heads(root: h5py.File, group: str) -> np.ndarray:
     """The header of every acquisition of a group, once its type is known to be ISMRMRD's."""
     where, found = f"{root.filename}: `{group}/data`", hard_dataset(root, f"{group}/data")
     names = found.dtype.names or ()
-    if not {"head", "data"} <= set(names) or HEAD - set(found.dtype["head"].names or ()):
+    if not {"head", "data"} <= set(names) or HEAD - set(found.dtype["head"].names or ()) or not is_sound(found.dtype):
         raise InputError(f"{where}: holds {str(found.dtype)[:60]}; acquisitions of ISMRMRD are needed")
     if h5py.check_vlen_dtype(found.dtype["data"]) != np.dtype(np.float32):
         raise InputError(f"{where}: its samples are not pairs of float32; acquisitions of ISMRMRD are needed")
@@ -350,13 +351,17 @@ def _calibration(
 
     Those of a scan of their own may have another contrast: none of them are taken.
     """
-    if fields.get(f"{prefix}parallelImaging/calibrationMode", [""])[0] in ("separate", "external"):
+    if _calibration_mode(fields, prefix) not in SAME_SCAN:
         return np.zeros_like(image)
     others = tuple(flag for flag in NOT_IMAGE if flag != CALIBRATION)
     alike = ~_flagged(heads, *others, REVERSE) & (heads["active_channels"] == n_coils)
     alike &= heads["encoding_space_ref"] == heads["encoding_space_ref"][image][0]
     alike &= heads["idx"]["kspace_encode_step_2"] == heads["idx"]["kspace_encode_step_2"][image][0]
     return _flagged(heads, CALIBRATION) & alike & _fits(heads, columns, first, encoded)
+
+
+def _calibration_mode(fields: Fields, prefix: str) -> str:
+    return fields.get(f"{prefix}parallelImaging/calibrationMode", [""])[0][:40]
 
 
 def _slices(
@@ -403,9 +408,8 @@ def _require_centre(acquired: Bool[np.ndarray, " x"], fields: Fields, prefix: st
     try:
         require_centre(acquired)
     except InputError as error:
-        mode = fields.get(f"{prefix}parallelImaging/calibrationMode", [""])[0]
-        own = mode in ("separate", "external")
-        why = f"; calibration lines of a scan of their own ({mode}) are not read" if own else ""
+        mode = _calibration_mode(fields, prefix)
+        why = "" if mode in SAME_SCAN else f"; calibration lines of a scan of their own ({mode}) are not read"
         raise InputError(f"{where}: {error}{why}") from None
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -303,3 +304,16 @@ def test_a_folder_of_ismrmrd_files_is_an_index(tmp_path, make_kspace):
     (tmp_path / "test" / "scan3.h5").rename(tmp_path / "val" / "scan3.h5")
     with pytest.raises(InputError, match=r"scan3\.h5: a val volume without target"):
         index_of(tmp_path)
+
+
+def test_a_damaged_type_is_refused_before_it_ends_the_process(tmp_path, kspace):
+    """The exponent of `sample_time_us` is changed: h5py then takes it for a longer number, over its neighbour."""
+    file = mrd.write(tmp_path / "a.h5", xml(), lines_of(kspace))
+    content = file.read_bytes()
+    floating = bytes.fromhex("11201f000400000000002000170800177f000000")
+    assert floating in content
+    file.write_bytes(content.replace(floating, floating[:-4] + bytes([187, 0, 0, 0]), 1))
+    code = "import sys; from pathlib import Path; from frost.scans.inspection import inspect; "
+    code += "print(inspect(Path(sys.argv[1]))[0].refused)"
+    done = subprocess.run([sys.executable, "-c", code, str(file)], check=True, capture_output=True, text=True)
+    assert "acquisitions of ISMRMRD are needed" in done.stdout

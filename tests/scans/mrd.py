@@ -55,7 +55,7 @@ def edit(file: Path, change, group: str = "dataset") -> Path:
         lines, dtype = found[()], found.dtype
         lines = change(lines)
         del h5[f"{group}/data"]
-        h5.create_dataset(f"{group}/data", data=lines, dtype=dtype)
+        h5.create_dataset(f"{group}/data", data=lines, dtype=dtype, chunks=(1,), maxshape=(None,))
     return file
 
 
@@ -99,6 +99,6 @@ def write(file: Path, xml: str, lines, group="dataset") -> Path:
     for k, entry in enumerate(lines):
         entries[k] = entry
     with h5py.File(file, "a") as h5:
-        h5.create_dataset(f"{group}/data", data=entries, dtype=LINE)
+        h5.create_dataset(f"{group}/data", data=entries, dtype=LINE, chunks=(1,), maxshape=(None,))
         h5.create_dataset(f"{group}/xml", data=[xml], dtype=h5py.string_dtype())
     return file

@@ -420,16 +420,29 @@ def _samples(
     root: h5py.File, group: str, heads: np.ndarray, indices: np.ndarray
 ) -> Iterator[tuple[int, Complex[np.ndarray, "coil sample"]]]:
     """The samples of some acquisitions, each with its index."""
-    found = hard_dataset(root, f"{group}/data").fields("data")
+    where, found = f"{root.filename}: `{group}/data`", hard_dataset(root, f"{group}/data")
+    samples = found.fields("data")
     for k in map(int, indices):
         n_coils, n_samples = int(heads["active_channels"][k]), int(heads["number_of_samples"][k])
-        values = np.asarray(found[k], np.float32)
-        if values.shape != (2 * n_coils * n_samples,):
-            expected = f"{n_coils} coils of {n_samples} samples"
-            raise InputError(
-                f"{root.filename}: `{group}/data`: acquisition {k} has {values.size} numbers, not {expected}"
-            )
+        n, declared = 2 * n_coils * n_samples, _declared_numbers(found, k)
+        values = np.asarray(samples[k], np.float32) if declared in (n, None) else np.empty(0, np.float32)
+        if values.shape != (n,):
+            held = f"acquisition {k} has {values.size if declared is None else declared} numbers"
+            raise InputError(f"{where}: {held}, not {n_coils} coils of {n_samples} samples")
         yield k, values.view(np.complex64).reshape(n_coils, n_samples)
+
+
+def _declared_numbers(found: h5py.Dataset, k: int) -> int | None:
+    """How many numbers acquisition `k` declares, before HDF5 makes room for them; None where packing hides it.
+
+    ISMRMRD's library writes a chunk a line. A sequence of HDF5 begins with its length, 4 bytes, little-endian.
+    """
+    kind = found.id.get_type()
+    offset = int(kind.get_member_offset(kind.get_member_index(b"data")))
+    if found.chunks != (1,) or found.id.get_create_plist().get_nfilters():
+        return None
+    _, raw = found.id.read_direct_chunk((k,))
+    return int.from_bytes(raw[offset : offset + 4], "little")
 
 
 def _whitening(root: h5py.File, lines: Lines) -> tuple[np.ndarray | None, str]:

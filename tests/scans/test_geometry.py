@@ -10,6 +10,7 @@ from frost.mri.fourier import ifft2c
 from frost.scans.headers import read_geometry
 from frost.scans.indexing import volumes_of
 from tests.indexes import params_of
+from tests.scans import examples, mrd
 
 PARTS = {
     "encoded_matrix": (48, 44), "encoded_fov": (96.0, 66.0), "recon_matrix": (32, 30), "recon_fov": (64.0, 45.0),
@@ -87,6 +88,32 @@ def test_what_no_header_tells_is_nominal(geometry_of, text):
 def test_challenge_files_have_no_header(write_snu_tree, tmp_path):
     root, volumes = volumes_of(write_snu_tree(tmp_path, 2026), params_of(tmp_path).masks)
     assert {read_geometry(root, volume).nominal for volume in volumes} == {("voxel size", "pose")}
+
+
+def test_every_format_has_voxels(tmp_path, make_kspace):
+    """Those of ISMRMRD are its header's; M4Raw's header is no XML, and the others here have none."""
+    found = examples.write_examples(tmp_path, make_kspace(2, 4, 48, 44).numpy())
+    with h5py.File(found["m4raw"][0], "a") as h5:
+        h5["ismrmrd_header"] = b"no XML"
+    for layout, (file, image_file) in found.items():
+        if image_file is None:
+            root, (volume,) = volumes_of(file, params_of(tmp_path).masks)
+            geometry = read_geometry(root, volume)
+            assert volume.layout == layout and geometry.voxel_size == ((5, 1, 1) if layout == "ismrmrd" else (1, 1, 1))
+            assert geometry.nominal == (("pose",) if layout == "ismrmrd" else ("voxel size", "pose"))
+
+
+def test_voxels_of_ismrmrd_are_those_of_the_encoding_of_its_image_lines(tmp_path, make_kspace):
+    """The first encoding is of other lines, as of a noise scan."""
+    kspace = make_kspace(1, 4, 96, 44).numpy()
+    lines = [mrd.line(kspace[0, ..., x], x, encoding_space_ref=1) for x in range(44)]
+    begin, end = "<encoding>", "</encoding>"
+    text = mrd.header((96, 44), (48, 44))
+    own = text[text.index(begin) : text.index(end) + len(end)]
+    other = own.replace("<z>5</z>", "<z>7</z>")
+    file = mrd.write(tmp_path / "scan.h5", text.replace(own, other + own), lines)
+    root, (volume,) = volumes_of(file, params_of(tmp_path).masks)
+    assert volume.height == 48 and read_geometry(root, volume).voxel_size == (5, 1, 1)
 
 
 @pytest.mark.parametrize(("frame", "crop"), [((48, 44), (32, 30)), ((47, 45), (32, 30)), ((48, 44), (31, 33))], ids=str)

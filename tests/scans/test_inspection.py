@@ -39,6 +39,22 @@ def test_an_snu_tree_is_told_by_its_folders(tmp_path, write_snu_tree):
     assert {result.acceleration for result in results} == {4, 8}
 
 
+def test_a_missing_partner_and_a_link_that_leads_nowhere_are_refused_alone(tmp_path, write_snu_tree, kspace):
+    tree = write_snu_tree(tmp_path / "snu", 2023)
+    lost = sorted((tree / "train" / "image").iterdir())[0]
+    lost.unlink()
+    refused = [result for result in inspect(tree) if result.refused is not None]
+    assert [result.file for result in refused] == [f"train/kspace/{lost.name}"]
+    assert f"has no partner image/{lost.name}" in refused[0].refused
+    examples.write_h5(tmp_path / "flat" / "a.h5", kspace=kspace)
+    for name in ("b.h5", "c.cfl", "d.mat"):
+        (tmp_path / "flat" / name).symlink_to(tmp_path / "nowhere" / name)
+    results = inspect(tmp_path / "flat")
+    assert [result.refused is None for result in results] == [True, False, False, False]
+    for result, missing in zip(results[1:], ("b.h5", "c.hdr", "d.mat")):
+        assert f"{missing}: " in result.refused
+
+
 def test_noise_is_as_much_as_was_added(tmp_path, make_kspace):
     shares = []
     for number, noise in enumerate((0.01, 0.02)):

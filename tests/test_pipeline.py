@@ -21,9 +21,11 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from frost.cache.shards import cache_faults
+from frost.pipeline.unfinished import is_left
 from frost.scans.volumes import SPLITS
 from frost.training.state import read_state, write_state
 from tests.paths import ROOT
+from tests.processes import until
 
 BIN = Path(sys.executable).parent
 STAGES = ("simulate", "index", "prepare", "train_varnet", "cache_varnet", "train_rcan", "evaluate")
@@ -324,6 +326,7 @@ def test_a_killed_training_goes_on_to_the_same_bits_and_another_starts_afresh(re
     curves, weights = repository.folder / f"metrics/curves/{name}.tsv", f"models/{name}"
     repository.params(**{f"{stage}__fit__epochs": 60})
     state = kill_in_training(repository)
+    until(lambda: all(is_left(claim) for claim in (state.parent / "claim").glob("*")))  # the killed process is gone
     reached = read_state(state)
     assert 0 < len(reached["history"]) < 60
     reached["history"][0]["loss"] = 1234.5  # only who goes on from here has it

@@ -26,6 +26,14 @@ def alive(processes):
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """Ctrl-C as in a shell's foreground: whatever started these tests may ignore it, and processes inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def is_worker(process):
     return "spawn_main" in " ".join(command_of(process))
 
@@ -82,7 +90,10 @@ def test_a_stage_is_stopped_at_work_with_all_its_processes(tmp_path, stage, rank
 
 
 def children(run):
-    return psutil.Process(run.pid).children(recursive=True)
+    try:
+        return psutil.Process(run.pid).children(recursive=True)
+    except psutil.NoSuchProcess:  # it has ended
+        return []
 
 
 def command_of(process):

@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import h5py
 import numpy as np
-from jaxtyping import Bool, Complex
+from jaxtyping import Complex
 
 from frost.errors import InputError
-from frost.mri.raw import extent, has_gaps, mean_of_averages, measured_columns, require_centre
-from frost.scans.formats.contract import Format, Found, Header, OpenScan
+from frost.mri.raw import extent, has_gaps, mean_of_averages
+from frost.scans.formats.contract import Format, Found, Header, MaskFromData
 from frost.scans.h5 import MAX_BYTES, MAX_SHAPE, named_faults
 from frost.scans.volumes import Layout
 
@@ -49,14 +49,14 @@ class BART(Format):
             size_from="k-space, no header",
         )
 
-    def open(self, file: Path, image_file: Path | None) -> OpenScan:
+    def open(self, file: Path, image_file: Path | None) -> MaskFromData:
         return BARTScan(file)
 
     def files(self, file: Path, image_file: Path | None) -> list[Path]:
         return [file, _header_file(file)]
 
 
-class BARTScan(OpenScan):
+class BARTScan(MaskFromData):
     """The file as a map of memory: only what is used is read."""
 
     def __init__(self, file: Path) -> None:
@@ -80,19 +80,6 @@ class BARTScan(OpenScan):
         if not np.isfinite(averages).all():
             raise InputError(f"{self.file}: slice {i} has NaN or infinite values")
         return mean_of_averages(averages) if len(averages) > 1 else np.ascontiguousarray(averages[0], np.complex64)
-
-    def columns(self) -> Bool[np.ndarray, " x"]:
-        """The measured columns, from the data; InputError where they are no mask that is read."""
-        try:
-            columns = measured_columns(self.kspace(i) for i in range(self.shape()[0]))
-            if has_gaps(columns):
-                require_centre(columns)
-        except InputError as error:
-            raise (error if str(self.file) in str(error) else InputError(f"{self.file}: {error}")) from None
-        return columns
-
-    def mask(self, width: int) -> Bool[np.ndarray, " x"]:
-        return self.columns()
 
     def close(self) -> None:
         self._mapped = None

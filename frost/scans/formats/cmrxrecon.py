@@ -11,11 +11,11 @@ from typing import ClassVar
 
 import h5py
 import numpy as np
-from jaxtyping import Bool, Complex
+from jaxtyping import Complex
 
 from frost.errors import InputError
-from frost.mri.raw import extent, has_gaps, measured_columns, require_centre
-from frost.scans.formats.contract import Format, Found, Header, OpenScan
+from frost.mri.raw import extent, has_gaps
+from frost.scans.formats.contract import Format, Found, Header, MaskFromData
 from frost.scans.h5 import as_complex, complex_dataset, has_dataset, link_names, named_faults, open_h5
 from frost.scans.volumes import Layout
 
@@ -55,11 +55,11 @@ class CMRxRecon(Format):
             acquisition=found.file.stem,
         )
 
-    def open(self, file: Path, image_file: Path | None) -> OpenScan:
+    def open(self, file: Path, image_file: Path | None) -> MaskFromData:
         return CMRxReconScan(file)
 
 
-class CMRxReconScan(OpenScan):
+class CMRxReconScan(MaskFromData):
     """One array of a file, frame by frame."""
 
     def __init__(self, file: Path) -> None:
@@ -81,19 +81,6 @@ class CMRxReconScan(OpenScan):
         if not np.isfinite(values).all():
             raise InputError(f"{self.file}: `{self.name}`: slice {i} has NaN or infinite values")
         return values
-
-    def columns(self) -> Bool[np.ndarray, " x"]:
-        """The measured columns, from the data; InputError where they are no mask that is read."""
-        try:
-            columns = measured_columns(self.kspace(i) for i in range(self.shape()[0]))
-            if has_gaps(columns):
-                require_centre(columns)
-        except InputError as error:
-            raise (error if str(self.file) in str(error) else InputError(f"{self.file}: {error}")) from None
-        return columns
-
-    def mask(self, width: int) -> Bool[np.ndarray, " x"]:
-        return self.columns()
 
     def close(self) -> None:
         if self._root is not None:

@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 from jaxtyping import Bool, Complex, Float
 
+from frost.errors import InputError
+from frost.mri.raw import has_gaps, measured_columns, require_centre
 from frost.scans.formats.header_xml import Fields
 from frost.scans.volumes import Layout, Split
 
@@ -93,6 +95,25 @@ class OpenScan(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the files; the scan is not used after that."""
+
+
+class MaskFromData(OpenScan):
+    """Files that hold no mask: the measured columns are those that are not zero in any coil."""
+
+    file: Path
+
+    def columns(self) -> Bool[np.ndarray, " x"]:
+        """The measured columns, from the data; InputError where they are no mask that is read."""
+        try:
+            columns = measured_columns(self.kspace(i) for i in range(self.shape()[0]))
+            if has_gaps(columns):
+                require_centre(columns)
+        except InputError as error:
+            raise (error if str(self.file) in str(error) else InputError(f"{self.file}: {error}")) from None
+        return columns
+
+    def mask(self, width: int) -> Bool[np.ndarray, " x"]:
+        return self.columns()
 
 
 class Format(ABC):

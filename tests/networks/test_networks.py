@@ -10,6 +10,7 @@ from torch import nn
 from frost.errors import InputError
 from frost.networks.common.checkpoint import build, load_network, network_digest, save_network
 from frost.networks.image import IMAGE_NETWORKS
+from frost.networks.image.scaling import improved
 from frost.pipeline.params import NamedParams
 from tests.paths import ROOT
 
@@ -28,9 +29,12 @@ VARIANTS = {
     "rcan": SMALL["rcan"],
     "rcan, direct, bottlenecks, no attention": SMALL["rcan"]
     | {"residual": False, "block": "bottleneck", "reduction": None, "residual_scaling": 0.125, "unshuffle": 1},
+    "rcan, blend": SMALL["rcan"] | {"residual": "blend"},
     "nafnet": SMALL["nafnet"],
+    "nafnet, blend": SMALL["nafnet"] | {"residual": "blend"},
     "nafnet, direct": SMALL["nafnet"] | {"residual": False, "unshuffle": 1},
     "unet": SMALL["unet"],
+    "unet, blend": SMALL["unet"] | {"residual": "blend"},
     "unet, direct": SMALL["unet"] | {"residual": False, "unshuffle": 1},
 }
 PRESETS = {"rcan_2022": 4_007_721, "rcan_30m": 30_654_081, "nafnet": 29_161_444}
@@ -71,6 +75,23 @@ def test_every_network_is_tested_here():
 def test_an_untrained_residual_network_returns_its_first_input(name):
     inputs = images().float()
     torch.testing.assert_close(fresh(SMALL[name])(inputs), inputs[:, 0])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_untrained_blend_is_the_mean_of_all_inputs(name):
+    inputs = images(channels=3).float()
+    network = fresh(SMALL[name] | {"residual": "blend"}, n_inputs=3)
+    torch.testing.assert_close(network(inputs), inputs.mean(dim=1))
+
+
+def test_a_blend_takes_the_input_that_its_weights_choose():
+    """`layers` that add nothing, and choose the second input in the upper half and the third in the lower."""
+    inputs = images(channels=3)
+    weights = torch.full((3, 4, 20, 22), -100.0, dtype=torch.float64)
+    weights[:, 0] = 0
+    weights[:, 2, :10], weights[:, 3, 10:] = 100, 100
+    expected = torch.cat([inputs[:, 1, :10], inputs[:, 2, 10:]], dim=1)
+    torch.testing.assert_close(improved(inputs, lambda images: weights, unshuffle=1, residual="blend"), expected)
 
 
 @every_variant

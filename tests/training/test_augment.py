@@ -5,7 +5,7 @@ import torch
 
 from frost.training.augment import AugmentParams, augment
 
-NEVER = AugmentParams(flip_x=0.0, flip_y=0.0, rotate=0.0, shift=0, cutmix=0.0)
+NEVER = AugmentParams(flip_x=0.0, flip_y=0.0, rotate=0.0, shift=0, cutmix=0.0, mix=0.0)
 EACH = {
     "flip_x": {"flip_x": 1.0},
     "flip_y": {"flip_y": 1.0},
@@ -53,6 +53,18 @@ def test_moving_changes_no_value(kind):
     after = augment(copy(before), 0, params=params(**EACH[kind]), seed=0)
     for a, b in zip(before["target"], after["target"]):
         assert torch.equal(a.flatten().sort().values, b.flatten().sort().values)
+
+
+def test_mix_moves_the_first_input_towards_another_and_leaves_the_rest():
+    before = batch(4)
+    after = augment(copy(before), 0, params=params(mix=1.0), seed=0)
+    assert torch.equal(after["target"], before["target"]) and torch.equal(after["inputs"][:, 1], before["inputs"][:, 1])
+    first, other = before["inputs"].unbind(dim=1)
+    share = (after["inputs"][:, 0] - first).flatten(1).sum(1) / (other - first).flatten(1).sum(1)
+    assert ((share >= 0) & (share <= 1)).all() and share.std() > 0.05, "a share of its own for each slice"
+    torch.testing.assert_close(after["inputs"][:, 0], torch.lerp(first, other, share[:, None, None]))
+    alone = {**before, "inputs": before["inputs"][:, :1]}
+    assert torch.equal(augment(copy(alone), 0, params=params(mix=1.0), seed=0)["inputs"], alone["inputs"])
 
 
 def test_each_does_what_it_says():

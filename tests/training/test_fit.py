@@ -108,7 +108,7 @@ def weights(network):
 # ---- trainings in processes of their own
 
 
-FLIPS = AugmentParams(flip_x=0.5, flip_y=0.5, rotate=0.0, shift=1, cutmix=0.0)
+FLIPS = AugmentParams(flip_x=0.5, flip_y=0.5, rotate=0.0, shift=1, cutmix=0.0, mix=0.0)
 
 
 def one_training(kind, state, result):

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from frost.networks.image.scaling import improved, zero
+from frost.networks.image.scaling import Residual, improved, n_maps, zero
 from frost.pipeline.params import Params
 
 
@@ -23,7 +23,7 @@ class NAFNetParams(Params):
     middle_blocks: int = Field(ge=0, description="blocks at the bottom")
     decoder_blocks: list[int] = Field(min_length=1, description="blocks at each level on the way up, the lowest first")
     unshuffle: int = Field(ge=1, le=4, description="n x n pixels become channels: n * n times less work")
-    residual: bool = Field(description="the output is added to the first input, and starts at zero")
+    residual: Residual
     checkpointing: Literal["none", "level"] = Field(
         description="what the backward pass recomputes: nothing, or all blocks of a level"
     )
@@ -54,7 +54,7 @@ class NAFNet(nn.Module):
             for width in reversed(widths)
         )
         self.decoders = nn.ModuleList(_blocks(n, width) for n, width in zip(params.decoder_blocks, reversed(widths)))
-        self.tail = nn.Conv2d(params.width, n_pixels, kernel_size=3, padding=1)
+        self.tail = nn.Conv2d(params.width, n_maps(params.residual, n_inputs) * n_pixels, kernel_size=3, padding=1)
         if params.residual:
             zero(self.tail)
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from frost.networks.image.scaling import improved, zero
+from frost.networks.image.scaling import Residual, improved, n_maps, zero
 from frost.pipeline.params import Params
 
 
@@ -27,7 +27,7 @@ class RCANParams(Params):
     reduction: int | None = Field(ge=1, description="features over the width of channel attention; null: none")
     residual_scaling: float = Field(gt=0, le=1, description="share of a block's output that is added; 2022: 0.125")
     unshuffle: int = Field(ge=1, le=4, description="n x n pixels become channels: n * n times less work")
-    residual: bool = Field(description="the output is added to the first input, and starts at zero")
+    residual: Residual
     checkpointing: Literal["none", "group", "segment", "nested"] = Field(
         description="what the backward pass recomputes: nothing, groups, parts of groups, or parts within groups"
     )
@@ -45,7 +45,7 @@ class RCAN(nn.Module):
         n_pixels = params.unshuffle**2
         self.head = nn.Conv2d(n_inputs * n_pixels, params.features, kernel_size=3, padding=1)
         self.groups = nn.ModuleList(ResidualGroup(params) for _ in range(params.groups))
-        self.tail = nn.Conv2d(params.features, n_pixels, kernel_size=3, padding=1)
+        self.tail = nn.Conv2d(params.features, n_maps(params.residual, n_inputs) * n_pixels, kernel_size=3, padding=1)
         if params.residual:
             zero(self.tail)
 
@@ -54,7 +54,7 @@ class RCAN(nn.Module):
         return improved(inputs, self.layers, self.params.unshuffle, self.params.residual)
 
     def layers(self, images: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch pixel y x"]:
-        """From images to what is added to the first of them, or to the image itself."""
+        """From images to the maps that `improved` makes an image of."""
         return self.tail(self.trunk(self.head(images).to(images.dtype)))
 
     def trunk(self, head: Float[Tensor, "batch feature y x"]) -> Float[Tensor, "batch feature y x"]:

@@ -1,27 +1,41 @@
-"""What every image network needs around it: a scale from its inputs, and a size that it can halve."""
+"""What every image network needs around it: a scale from its inputs, a start for its output, a size it can halve."""
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from frost.mri.scale import power_of_two
+
+Residual = Annotated[
+    bool | Literal["blend"],
+    Field(description="added to the output: the first input, or `blend`, a mean of all with weights at each pixel"),
+]
+
+
+def n_maps(residual: bool | Literal["blend"], n_inputs: int) -> int:
+    """Maps that `layers` of `improved` end in: what is added, and with `blend` a weight for each input."""
+    return 1 + n_inputs if residual == "blend" else 1
 
 
 def improved(
     inputs: Float[Tensor, "batch channel y x"],
     layers: Callable[[Tensor], Tensor],
     unshuffle: int,
-    residual: bool,
+    residual: bool | Literal["blend"],
     halvings: int = 0,
 ) -> Float[Tensor, "batch y x"]:
-    """What `layers` make of the inputs, in the scale and size of these; added to the first of them where `residual`.
+    """What `layers` make of the inputs, in the scale and size of these.
 
-    Zeros where the first is zeros, whatever the others hold: nothing was measured of that slice.
+    Added to the first input where `residual`; with `blend` to a weighted mean of all inputs, whose weights `layers`
+    give at each pixel. Where the first is a bad image of a scan, as of a kind that stage 1 was not trained on, the
+    weights turn to the others. Zeros where the first is zeros, whatever the others hold: nothing was measured there.
 
-    layers:    features (batch, channel * unshuffle**2, h, w) to (batch, unshuffle**2, h, w), of values about 1
+    layers:    features (batch, channel * unshuffle**2, h, w) to (batch, n_maps * unshuffle**2, h, w), values about 1
     unshuffle: n x n pixels become channels, n * n times less work
     halvings:  how often `layers` halve the size of what they get
     """
@@ -30,8 +44,11 @@ def improved(
     images = inputs / torch.where(scale > 0, scale, 1.0)
     padded = pad_to_multiple(images, unshuffle * 2**halvings)
     features = layers(functional.pixel_unshuffle(padded, unshuffle))
-    output = functional.pixel_shuffle(features.to(images.dtype), unshuffle)[..., :height, :width]
-    if residual:
+    maps = functional.pixel_shuffle(features.to(images.dtype), unshuffle)[..., :height, :width]
+    output = maps[:, :1]
+    if residual == "blend":
+        output = output + (maps[:, 1:].softmax(dim=1) * images).sum(dim=1, keepdim=True)
+    elif residual:
         output = output + images[:, :1]
     measured = inputs[:, :1].any(dim=(-2, -1), keepdim=True)
     return torch.where(measured, output * scale, 0)[:, 0]

@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from frost.networks.common.unet import Unet
-from frost.networks.image.scaling import improved, zero
+from frost.networks.image.scaling import Residual, improved, n_maps, zero
 from frost.pipeline.params import Params
 
 
@@ -15,7 +15,7 @@ class UNetParams(Params):
     channels: int = Field(ge=1, description="features of the first level; twice as many after each pooling")
     pools: int = Field(ge=1, le=6, description="poolings")
     unshuffle: int = Field(ge=1, le=4, description="n x n pixels become channels: n * n times less work")
-    residual: bool = Field(description="the output is added to the first input, and starts at zero")
+    residual: Residual
 
 
 class UNet(nn.Module):
@@ -27,7 +27,8 @@ class UNet(nn.Module):
         super().__init__()
         self.params = params
         n_pixels = params.unshuffle**2
-        self.unet = Unet(n_inputs * n_pixels, n_pixels, params.channels, params.pools)
+        n_outputs = n_maps(params.residual, n_inputs) * n_pixels
+        self.unet = Unet(n_inputs * n_pixels, n_outputs, params.channels, params.pools)
         if params.residual:
             last: nn.Conv2d = self.unet.up_conv[-1][1]  # type: ignore[index]  # the 1x1 convolution
             zero(last)
@@ -37,6 +38,6 @@ class UNet(nn.Module):
         return improved(inputs, self.layers, self.params.unshuffle, self.params.residual, self.params.pools)
 
     def layers(self, images: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch pixel y x"]:
-        """From images to what is added to the first of them, or to the image itself."""
+        """From images to the maps that `improved` makes an image of."""
         features: Tensor = self.unet(images)
         return features

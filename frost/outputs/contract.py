@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -28,6 +28,10 @@ class Reconstruction:
     """Digests of VarNet and of RCAN."""
     pseudonym: str
     """In place of the patient's id, see `pseudonym`."""
+
+    def of_slice(self, i: int) -> "Reconstruction":
+        """Slice `i` alone, with the pose that the file tells of it."""
+        return replace(self, images=self.images[i : i + 1], geometry=self.geometry.of_slice(i))
 
     def derivation(self) -> str:
         """How the images came to be, in words."""

@@ -40,6 +40,7 @@ def _common(volume: Reconstruction, scaled: Scaled) -> "Dataset":
     from pydicom.uid import MRImageStorage
 
     common, geometry = Dataset(), volume.geometry
+    remark = volume.of_slice(0).remark()  # every slice has its own pose: that of the stack does not count
     common.SOPClassUID = MRImageStorage
     common.PatientName = common.PatientBirthDate = common.PatientSex = ""
     common.PatientID = volume.pseudonym
@@ -50,20 +51,19 @@ def _common(volume: Reconstruction, scaled: Scaled) -> "Dataset":
     common.Modality = "MR"
     common.SeriesInstanceUID = uid("series", volume.made_by)
     common.SeriesNumber = 1
-    common.SeriesDescription = volume.remark()
+    common.SeriesDescription = remark
     common.Laterality = common.PatientPosition = ""
     common.FrameOfReferenceUID = uid("frame", volume.identity)
     common.PositionReferenceIndicator = ""
     common.Manufacturer = "Frost"
     common.ImageType = ["DERIVED", "SECONDARY", "OTHER"]
     common.DerivationDescription = volume.derivation()
-    common.ImageComments = f"{volume.remark()}; {scaled.remark()}"
+    common.ImageComments = f"{remark}; {scaled.remark()}"
     common.BurnedInAnnotation = "NO"
     common.ScanningSequence, common.SequenceVariant, common.ScanOptions = "RM", "NONE", ""  # RM: research mode
     common.MRAcquisitionType = "2D"
     common.EchoTime = common.RepetitionTime = common.EchoTrainLength = None
     common.InPlanePhaseEncodingDirection = "ROW"
-    common.ImageOrientationPatient = [_decimal(part) for axis in (2, 1) for part in geometry.axes[axis]]
     common.PixelSpacing = [_decimal(size) for size in geometry.voxel_size[1:]]
     common.SpacingBetweenSlices = _decimal(geometry.voxel_size[0])
     common.SliceThickness = _decimal(geometry.thickness)
@@ -81,9 +81,10 @@ def _slice(common: "Dataset", volume: Reconstruction, i: int, stored: UInt16[np.
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    one = Dataset(common)
+    one, geometry = Dataset(common), volume.geometry.of_slice(i)
     one.InstanceNumber = i + 1
-    one.ImagePositionPatient = [_decimal(part) for part in volume.geometry.position(i, 0, 0)]
+    one.ImagePositionPatient = [_decimal(part) for part in geometry.first]
+    one.ImageOrientationPatient = [_decimal(part) for axis in (2, 1) for part in geometry.axes[axis]]
     one.PixelData = stored.astype("<u2").tobytes()
     # Of the pixels too: on another machine they may differ in the last bit, and no two images may have one identifier.
     one.SOPInstanceUID = uid("slice", volume.made_by, str(i), hashlib.sha256(one.PixelData).hexdigest())

@@ -6,7 +6,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float
 
 from frost.errors import InputError
 from frost.outputs.contract import Format, Reconstruction
@@ -20,21 +19,28 @@ def write(path: Path, volume: Reconstruction) -> None:
 
     # `Dataset`, as `File` gives the headers a second axis, which the C++ library does not read.
     with ismrmrd.Dataset(str(path), "dataset", mode="w") as file:
-        for i, image in enumerate(volume.images):
-            file.append_image("image_0", _image(ismrmrd, volume, i, image))
+        for i in range(len(volume.images)):
+            file.append_image("image_0", image_message(volume.of_slice(i), i))
     with h5py.File(path, "r+") as file:
         file.attrs["made_by"] = volume.made_by
 
 
-def _image(ismrmrd: Any, volume: Reconstruction, i: int, image: Float[np.ndarray, "y x"]) -> Any:
-    """Slice `i`. `position` is where the Fourier transform of the readout and the phase direction has its 0."""
-    geometry, (height, width) = volume.geometry, image.shape
+def image_message(one: Reconstruction, i: int) -> Any:
+    """The `ismrmrd.Image` of a reconstruction of one slice, the `i`-th of its volume.
+
+    `position` is where the Fourier transform of the readout and the phase direction has its 0.
+    """
+    with warnings.catch_warnings():
+        import ismrmrd
+
+    geometry, image = one.geometry, one.images[0]
+    height, width = image.shape
     slice_dir, read_dir, phase_dir = geometry.axes
     _, size_y, size_x = geometry.voxel_size
     written = ismrmrd.Image.from_array(
         np.ascontiguousarray(image.T, dtype=np.float32),
         field_of_view=(height * size_y, width * size_x, geometry.thickness),
-        position=geometry.slice_centre(i, (height, width)),
+        position=geometry.slice_centre(0, (height, width)),
         read_dir=read_dir,
         phase_dir=phase_dir,
         slice_dir=slice_dir,
@@ -45,7 +51,7 @@ def _image(ismrmrd: Any, volume: Reconstruction, i: int, image: Float[np.ndarray
     written.meta = {
         "DataRole": "Image",
         "ImageProcessingHistory": ["Frost"],
-        "ImageComments": [volume.remark(), volume.derivation()],
+        "ImageComments": [one.remark(), one.derivation()],
     }
     return written
 

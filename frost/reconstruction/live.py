@@ -35,7 +35,6 @@ from frost.outputs.contract import Reconstruction, pseudonym
 from frost.pipeline.params import checked
 from frost.reconstruction.familiarity import familiarity
 from frost.scans.challenge_files import challenge_path
-from frost.scans.headers import read_geometry
 from frost.scans.identity import volume_identity
 from frost.scans.indexing import MaskParams, volumes_of
 from frost.scans.reader import VolumeReader
@@ -187,11 +186,11 @@ def reconstruct_folder(
             done.kept += 1
             continue
         try:
-            geometry = read_geometry(root, task.volume)
             with VolumeReader(root, task.volume) as reader:
+                geometry = reader.geometry()
                 if timed and not done.rows:  # the first run of a network pays for what later ones find ready
                     reconstruct_volume(models, reader, ensemble, consistent)
-                row, rcan = _reconstructed(models, reader, ensemble, timed, consistent)
+                row, rcan = reconstructed(models, reader, ensemble, timed, consistent)
                 notices = reader.notices()
         except InputError as error:
             done.failed.append(str(error))
@@ -236,10 +235,10 @@ def _tasks(
     return tasks
 
 
-def _reconstructed(
-    models: Models, reader: VolumeReader, ensemble: Ensemble, timed: bool, consistent: bool
+def reconstructed(
+    models: Models, reader: VolumeReader, ensemble: Ensemble, timed: bool = False, consistent: bool = False
 ) -> tuple[dict[str, Any], Float[np.ndarray, "slice y x"]]:
-    """The row of a volume, and RCAN's image of it."""
+    """The row of a volume as `Done` has it, and RCAN's image, every value of which is a number; InputError else."""
     volume, started = reader.volume, time.perf_counter()
     images = reconstruct_volume(models, reader, ensemble, consistent)
     milliseconds = 1e3 * (time.perf_counter() - started) / volume.n_slices

@@ -9,7 +9,7 @@ from frost.errors import InputError
 from frost.mri.geometry import Geometry
 from frost.mri.sampling import MaskRecord
 from frost.scans.formats import FORMATS, recognise
-from frost.scans.formats.contract import Format, Found
+from frost.scans.formats.contract import Format, Found, OpenScan
 from frost.scans.formats.header_xml import Fields
 from frost.scans.volumes import Volume
 
@@ -82,17 +82,13 @@ def _patient(
     return (identified, "file") if identified else (stem, "name")
 
 
-def read_geometry(source: Path, volume: Volume) -> Geometry:
-    """Voxel size of a volume's reconstruction from the ISMRMRD header; its pose is nominal, no file's is read.
+def geometry_of(scan: OpenScan, volume: Volume) -> Geometry:
+    """Voxel size of a volume's reconstruction from the ISMRMRD header, and the pose that the scan tells.
 
-    Voxels are 1 mm and nominal where no header tells. The distance of slices is their thickness: gaps are not known.
+    Voxels are 1 mm and nominal where no header tells, and so is the pose; the distance of slices is then their
+    thickness.
     """
-    image_file = None if volume.image_file is None else source / volume.image_file
-    scan = FORMATS[volume.layout].open(source / volume.file, image_file)
-    try:
-        fields = scan.header_fields()
-    finally:
-        scan.close()
+    fields, poses = scan.header_fields(), scan.poses()
     frame = volume.height, volume.width
     voxel_size = _voxel_size(fields, frame)
     nominal = ("pose",) if voxel_size else ("voxel size", "pose")
@@ -101,7 +97,7 @@ def read_geometry(source: Path, volume: Volume) -> Geometry:
     axes = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
     whole = Geometry(voxel_size, voxel_size[0], axes, first=(0.0, 0.0, 0.0), nominal=nominal)
     whole = whole.moved_to((0.0, 0.0, -voxel_size[0] * (volume.n_slices - 1) / 2), frame)
-    return whole.cropped(frame, volume.crop)
+    return (whole.measured(poses, frame) if poses else whole).cropped(frame, volume.crop)
 
 
 def _voxel_size(fields: Fields, frame: tuple[int, int]) -> tuple[float, float, float] | None:

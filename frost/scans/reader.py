@@ -17,6 +17,7 @@ from torch import Tensor
 from frost.errors import InputError
 from frost.mri.coils import center_crop, rss
 from frost.mri.fourier import ifft2c
+from frost.mri.geometry import Geometry
 from frost.mri.sampling import (
     acs_columns,
     centre_lines,
@@ -27,6 +28,7 @@ from frost.mri.sampling import (
 )
 from frost.scans.formats import FORMATS
 from frost.scans.formats.contract import ImageKind, OpenScan
+from frost.scans.headers import geometry_of
 from frost.scans.measured import Measured, fault
 from frost.scans.volumes import Volume
 
@@ -50,13 +52,15 @@ class VolumeReader:
 
     They are opened at the first read, in the process that reads: a reader may be sent to DataLoader workers
     by pickle or by fork. Raises InputError, naming the file, where one is damaged, missing or not as indexed.
+
+    scan: of a volume that is no file, such as one that comes from a scanner; it stays in this process.
     """
 
-    def __init__(self, source: Path, volume: Volume) -> None:
+    def __init__(self, source: Path, volume: Volume, scan: OpenScan | None = None) -> None:
         self.source = source
         self.volume = volume
         self._process = os.getpid()
-        self._scan: OpenScan | None = None
+        self._scan = scan
         self._live: dict[int, Bool[np.ndarray, " coil"]] = {}  # by slice, of those that were read
 
     def __enter__(self) -> "VolumeReader":
@@ -220,6 +224,10 @@ class VolumeReader:
         if not all(0 <= i < self.volume.n_slices for i in boxes):
             raise InputError(f"{path}: attribute `annotations` names a slice that the volume does not have")
         return boxes
+
+    def geometry(self) -> Geometry:
+        """Where the voxels of the reconstruction are in the patient."""
+        return geometry_of(self._open(), self.volume)
 
     def remarks(self) -> list[str]:
         """What a user should know of the files, a sentence each."""

@@ -7,8 +7,8 @@ import torch
 
 from frost.mri.coils import center_crop
 from frost.mri.fourier import ifft2c
-from frost.scans.headers import read_geometry
 from frost.scans.indexing import volumes_of
+from frost.scans.reader import VolumeReader
 from tests.indexes import params_of
 from tests.scans import examples, mrd
 
@@ -47,7 +47,7 @@ def geometry_of(tmp_path, write_fastmri):
             if text is not None:
                 h5["ismrmrd_header"] = text
         root, (volume,) = volumes_of(file, params_of(tmp_path).masks)
-        return read_geometry(root, volume), volume
+        return VolumeReader(root, volume).geometry(), volume
 
     return read
 
@@ -87,7 +87,7 @@ def test_what_no_header_tells_is_nominal(geometry_of, text):
 
 def test_challenge_files_have_no_header(write_snu_tree, tmp_path):
     root, volumes = volumes_of(write_snu_tree(tmp_path, 2026), params_of(tmp_path).masks)
-    assert {read_geometry(root, volume).nominal for volume in volumes} == {("voxel size", "pose")}
+    assert {VolumeReader(root, volume).geometry().nominal for volume in volumes} == {("voxel size", "pose")}
 
 
 def test_every_format_has_voxels(tmp_path, make_kspace):
@@ -98,7 +98,7 @@ def test_every_format_has_voxels(tmp_path, make_kspace):
     for layout, (file, image_file) in found.items():
         if image_file is None:
             root, (volume,) = volumes_of(file, params_of(tmp_path).masks)
-            geometry = read_geometry(root, volume)
+            geometry = VolumeReader(root, volume).geometry()
             assert volume.layout == layout and geometry.voxel_size == ((5, 1, 1) if layout == "ismrmrd" else (1, 1, 1))
             assert geometry.nominal == (("pose",) if layout == "ismrmrd" else ("voxel size", "pose"))
 
@@ -113,7 +113,7 @@ def test_voxels_of_ismrmrd_are_those_of_the_encoding_of_its_image_lines(tmp_path
     other = own.replace("<z>5</z>", "<z>7</z>")
     file = mrd.write(tmp_path / "scan.h5", text.replace(own, other + own), lines)
     root, (volume,) = volumes_of(file, params_of(tmp_path).masks)
-    assert volume.height == 48 and read_geometry(root, volume).voxel_size == (5, 1, 1)
+    assert volume.height == 48 and VolumeReader(root, volume).geometry().voxel_size == (5, 1, 1)
 
 
 @pytest.mark.parametrize(("frame", "crop"), [((48, 44), (32, 30)), ((47, 45), (32, 30)), ((48, 44), (31, 33))], ids=str)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Complex, Float
 
 from frost.errors import InputError
+from frost.mri.geometry import Pose
 from frost.mri.raw import has_gaps, measured_columns, require_centre
 from frost.scans.formats.header_xml import Fields
 from frost.scans.volumes import Layout, Split
@@ -87,6 +88,10 @@ class OpenScan(ABC):
     def header_fields(self) -> Fields:
         """Texts of the ISMRMRD header by their path below its <encoding>; empty where the file has no such header."""
         return {}
+
+    def poses(self) -> list[Pose]:
+        """Where every slice is in the patient; empty where the file does not tell."""
+        return []
 
     def remarks(self) -> list[str]:
         """What a user should know of the file, a sentence each: what was left out, joined or corrected."""

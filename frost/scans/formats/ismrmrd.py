@@ -9,7 +9,8 @@ Tested on files of `ismrmrd_generate_cartesian_shepp_logan`; not run on a file o
 
 import hashlib
 import re
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Complex
 
 from frost.errors import InputError
+from frost.mri.geometry import Pose
 from frost.mri.raw import extent, has_gaps, remove_oversampling, require_centre, whitening
 from frost.scans.formats.contract import Format, Found, Header, OpenScan
 from frost.scans.formats.header_xml import Fields, below, xml_fields
@@ -45,6 +47,32 @@ HEAD = frozenset(
 )
 SAME_SCAN = ("embedded", "interleaved", "")  # calibration modes; "separate" and "external" ones are scans of their own
 COUNTERS = ("set", "contrast", "phase", "slice")  # each combination is a slice of the volume
+DIRECTIONS = ("slice_dir", "read_dir", "phase_dir")  # along slice, y and x
+
+
+class Acquisitions(ABC):
+    """Groups of acquisitions, wherever they are: in a file, or in memory while they come in."""
+
+    where: str
+    """What they are called in messages."""
+
+    @abstractmethod
+    def groups(self) -> list[str]:
+        """The names of the groups, in the order in which they were measured."""
+
+    @abstractmethod
+    def xml(self, group: str) -> str:
+        """The XML header of a group."""
+
+    @abstractmethod
+    def heads(self, group: str) -> np.ndarray:
+        """The header of every acquisition of a group."""
+
+    @abstractmethod
+    def samples(
+        self, group: str, heads: np.ndarray, indices: np.ndarray
+    ) -> Iterator[tuple[int, Complex[np.ndarray, "coil sample"]]]:
+        """The samples of some acquisitions, each with its index. `heads`: as the method `heads` gave them."""
 
 
 class ISMRMRD(Format):
@@ -59,24 +87,10 @@ class ISMRMRD(Format):
 
     def header(self, found: Found) -> Header:
         with named_faults(found.file), open_h5(found.file) as root:
-            lines = Lines.of(root)
-        acceleration = lines.number("parallelImaging/accelerationFactor/kspace_encoding_step_1")
-        patient = lines.fields.get("subjectInformation/patientID", [""])[0]
-        return Header(
-            shape=lines.shape,
-            crop=lines.crop,
-            padding=lines.padding,
-            has_mask=lines.undersampled,
-            target="none" if lines.undersampled else "computed",
-            size_from="the header",
-            acceleration=acceleration if lines.undersampled else None,
-            # Files of a scanner may hold what a clinic calls its patient: the same digest for the same patient.
-            patient=hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else "",
-            acquisition=lines.fields.get("measurementInformation/protocolName", [""])[0],
-        )
+            return Lines.of(FileAcquisitions(root)).header()
 
     def open(self, file: Path, image_file: Path | None) -> OpenScan:
-        return ISMRMRDScan(file)
+        return ISMRMRDScan(file, lambda: FileAcquisitions(open_h5(file)))
 
 
 @dataclass(frozen=True)
@@ -117,14 +131,45 @@ class Lines:
         """A number above 0 of the encoding's header, None where there is none."""
         return _number(self.fields, self.prefix + name)
 
+    def header(self) -> Header:
+        """What the format tells of a volume."""
+        acceleration = self.number("parallelImaging/accelerationFactor/kspace_encoding_step_1")
+        patient = self.fields.get("subjectInformation/patientID", [""])[0]
+        return Header(
+            shape=self.shape,
+            crop=self.crop,
+            padding=self.padding,
+            has_mask=self.undersampled,
+            target="none" if self.undersampled else "computed",
+            size_from="the header",
+            acceleration=acceleration if self.undersampled else None,
+            # Files of a scanner may hold what a clinic calls its patient: the same digest for the same patient.
+            patient=hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else "",
+            acquisition=self.fields.get("measurementInformation/protocolName", [""])[0],
+        )
+
+    def poses(self) -> list[Pose]:
+        """Of every slice, by its first acquisition; empty where the headers have none, or none that can be."""
+        if not {"position", *DIRECTIONS} <= set(self.heads.dtype.names or ()):
+            return []
+        poses = []
+        for indices in self.used:
+            head = self.heads[indices[0]]
+            axes = np.array([head[name] for name in DIRECTIONS], np.float64)
+            pose = Pose.of(axes, np.asarray(head["position"], np.float64))
+            if pose is None:
+                return []
+            poses.append(pose)
+        return poses
+
     @classmethod
-    def of(cls, root: h5py.File) -> "Lines":
+    def of(cls, acquisitions: Acquisitions) -> "Lines":
         """Raises InputError for what is not read: other trajectories, 3-D, EPI, and what is not as declared."""
-        where, groups = str(root.filename), _groups(root)
+        where, groups = acquisitions.where, acquisitions.groups()
         if not groups:
             raise InputError(f"{where}: no group with `xml` and `data`; an ISMRMRD file has one, mostly `dataset`")
         for group in reversed(groups):
-            heads = _heads(root, group)
+            heads = acquisitions.heads(group)
             image = ~_flagged(heads, *NOT_IMAGE)
             if image.any():
                 break
@@ -134,7 +179,7 @@ class Lines:
         remarks = [
             f"image lines in group `{other}` are not read, those of the last group are"
             for other in groups[: groups.index(group)]
-            if (~_flagged(_heads(root, other), *NOT_IMAGE)).any()
+            if (~_flagged(acquisitions.heads(other), *NOT_IMAGE)).any()
         ]
         channels, counts = np.unique(heads["active_channels"][image], return_counts=True)
         n_coils = int(channels[np.flatnonzero(counts == counts.max())[-1]])
@@ -142,7 +187,7 @@ class Lines:
             left_out = int(counts.sum() - counts.max())
             remarks.append(f"{left_out} lines of other than {n_coils} coils (a body coil?) are left out")
         image &= heads["active_channels"] == n_coils
-        fields = xml_fields(_xml(root, group), f"{where}: `xml`")
+        fields = xml_fields(acquisitions.xml(group), f"{where}: `xml`")
         prefix = _encoding(heads, image, fields, where)
         encoded, crop = _sizes(fields, prefix, where)
         if n_coils < 1 or n_coils > MAX_SHAPE["kspace"][1] or n_coils * encoded[0] * encoded[1] * 8 > MAX_BYTES:
@@ -172,71 +217,136 @@ class Lines:
 
 
 class ISMRMRDScan(OpenScan):
-    """A file whose list of acquisitions is read once, and whose lines are read a slice at a time."""
+    """A scan whose list of acquisitions is read once, and whose lines are read a slice at a time.
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._root: h5py.File | None = None
+    open: gives the acquisitions when they are first needed; `name` stands for them in messages.
+    """
+
+    def __init__(self, name: Path, open: Callable[[], Acquisitions]) -> None:
+        self.name = name
+        self._acquire = open
+        self._acquisitions: Acquisitions | None = None
         self._lines: Lines | None = None
-        self._whitening: np.ndarray | None = None
-        self._remarks: list[str] = []
+        self._whitened_by: tuple[np.ndarray | None, str] | None = None
 
     def shape(self) -> tuple[int, ...]:
         return self._open()[1].shape
 
     def kspace(self, i: int) -> Complex[np.ndarray, "coil y x"]:
-        root, lines = self._open()
+        acquisitions, lines = self._open()
         if not 0 <= i < len(lines.used):
             raise IndexError(f"{i=} of {len(lines.used)} slices")
         full = np.zeros((lines.n_coils, *lines.encoded), np.complex64)
         count = np.zeros(lines.encoded[1], np.int64)
-        with named_faults(self.file), np.errstate(all="ignore"):  # what is not finite is refused below
-            for k, samples in _samples(root, lines.group, lines.heads, lines.used[i]):
+        with named_faults(self.name), np.errstate(all="ignore"):  # what is not finite is refused below
+            for k, samples in acquisitions.samples(lines.group, lines.heads, lines.used[i]):
                 head, column = lines.heads[k], lines.columns[k]
                 begin, end = int(head["discard_pre"]), int(head["number_of_samples"]) - int(head["discard_post"])
                 start = int(lines.first[k])
                 full[:, start + begin : start + end, column] += samples[:, begin:end]
                 count[column] += 1
         full /= np.maximum(count, 1).astype(np.float32)
-        if self._whitening is not None:
-            full = np.einsum("ab,byx->ayx", self._whitening, full).astype(np.complex64)
+        whitening = self._whitening()[0]
+        if whitening is not None:
+            full = np.einsum("ab,byx->ayx", whitening, full).astype(np.complex64)
         if not np.isfinite(full).all():
-            raise InputError(f"{self.file}: `{lines.group}/data`: slice {i} has NaN or infinite values")
+            raise InputError(f"{self.name}: `{lines.group}/data`: slice {i} has NaN or infinite values")
         return remove_oversampling(full, lines.crop[0])
 
     def mask(self, width: int) -> Bool[np.ndarray, " x"]:
         measured = self._open()[1].measured
         if len(measured) != width:
-            raise InputError(f"{self.file}: {len(measured)} phase-encoding lines; {width} are needed")
+            raise InputError(f"{self.name}: {len(measured)} phase-encoding lines; {width} are needed")
         return measured.copy()
 
     def header_fields(self) -> Fields:
         lines = self._open()[1]
         return below(lines.prefix, lines.fields)
 
+    def poses(self) -> list[Pose]:
+        return self._open()[1].poses()
+
     def remarks(self) -> list[str]:
-        return [*self._open()[1].remarks, *self._remarks]
+        return [*self._open()[1].remarks, self._whitening()[1]]
 
     def close(self) -> None:
-        if self._root is not None:
-            self._root.close()
-        self._root = self._lines = None
+        if isinstance(self._acquisitions, FileAcquisitions):
+            self._acquisitions.root.close()
+        self._acquisitions = self._lines = self._whitened_by = None
 
-    def _open(self) -> tuple[h5py.File, Lines]:
-        if self._root is None or self._lines is None:
-            with named_faults(self.file):
-                self._root = open_h5(self.file)
-                self._lines = Lines.of(self._root)
-                self._whitening, remark = _whitening(self._root, self._lines)
-                self._remarks = [remark]
-        return self._root, self._lines
+    def _open(self) -> tuple[Acquisitions, Lines]:
+        if self._acquisitions is None or self._lines is None:
+            with named_faults(self.name):
+                self._acquisitions = self._acquire()
+                self._lines = Lines.of(self._acquisitions)
+        return self._acquisitions, self._lines
+
+    def _whitening(self) -> tuple[np.ndarray | None, str]:
+        """Read with the first slice: who wants the header alone need not wait for it."""
+        if self._whitened_by is None:
+            with named_faults(self.name):
+                self._whitened_by = _whitening(*self._open())
+        return self._whitened_by
 
 
 # ---- what a file declares
 
 
+class FileAcquisitions(Acquisitions):
+    """Those of an HDF5 file, open to read."""
+
+    def __init__(self, root: h5py.File) -> None:
+        self.root = root
+        self.where = str(root.filename)
+
+    def groups(self) -> list[str]:
+        """The groups with `xml` and `data`, `dataset_2` before `dataset_10`."""
+        return _groups(self.root)
+
+    def xml(self, group: str) -> str:
+        """Raises InputError for anything but one text."""
+        where, found = f"{self.where}: `{group}/xml`", hard_dataset(self.root, f"{group}/xml")
+        content = read_scalar(where, found, lambda: found[()])
+        if not isinstance(content, str):
+            raise InputError(f"{where}: holds a number; one XML text is needed")
+        return content
+
+    def heads(self, group: str) -> np.ndarray:
+        """Read once the type of the acquisitions is known to be ISMRMRD's; InputError else."""
+        where, found = f"{self.where}: `{group}/data`", hard_dataset(self.root, f"{group}/data")
+        names = found.dtype.names or ()
+        if (
+            not {"head", "data"} <= set(names)
+            or HEAD - set(found.dtype["head"].names or ())
+            or not is_sound(found.dtype)
+        ):
+            raise InputError(f"{where}: holds {str(found.dtype)[:60]}; acquisitions of ISMRMRD are needed")
+        if h5py.check_vlen_dtype(found.dtype["data"]) != np.dtype(np.float32):
+            raise InputError(f"{where}: its samples are not pairs of float32; acquisitions of ISMRMRD are needed")
+        if found.ndim != 1 or not 0 < found.shape[0] <= MAX_LINES:
+            raise InputError(f"{where}: has shape {found.shape}; a list of 1 to {MAX_LINES} acquisitions is needed")
+        heads = found.fields("head")[()]
+        if not {*COUNTERS, "kspace_encode_step_1", "kspace_encode_step_2"} <= set(heads["idx"].dtype.names or ()):
+            raise InputError(f"{where}: its acquisitions have no counters; acquisitions of ISMRMRD are needed")
+        return heads
+
+    def samples(
+        self, group: str, heads: np.ndarray, indices: np.ndarray
+    ) -> Iterator[tuple[int, Complex[np.ndarray, "coil sample"]]]:
+        """Raises InputError where an acquisition has another length than its header declares."""
+        where, found = f"{self.where}: `{group}/data`", hard_dataset(self.root, f"{group}/data")
+        samples = found.fields("data")
+        for k in map(int, indices):
+            n_coils, n_samples = int(heads["active_channels"][k]), int(heads["number_of_samples"][k])
+            n, declared = 2 * n_coils * n_samples, _declared_numbers(found, k)
+            values = np.asarray(samples[k], np.float32) if declared in (n, None) else np.empty(0, np.float32)
+            if values.shape != (n,):
+                held = f"acquisition {k} has {values.size if declared is None else declared} numbers"
+                raise InputError(f"{where}: {held}, not {n_coils} coils of {n_samples} samples")
+            yield k, values.view(np.complex64).reshape(n_coils, n_samples)
+
+
 def _groups(root: h5py.File) -> list[str]:
-    """The groups with `xml` and `data`, `dataset_2` before `dataset_10`."""
     groups = []
     for name in link_names(root):
         if root.id.links.get_info(name.encode()).type == h5py.h5l.TYPE_HARD:
@@ -244,30 +354,6 @@ def _groups(root: h5py.File) -> list[str]:
             if isinstance(group, h5py.Group) and {"xml", "data"} <= set(group):
                 groups.append(name)
     return sorted(groups, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
-
-
-def _xml(root: h5py.File, group: str) -> str:
-    where, found = f"{root.filename}: `{group}/xml`", hard_dataset(root, f"{group}/xml")
-    content = read_scalar(where, found, lambda: found[()])
-    if not isinstance(content, str):
-        raise InputError(f"{where}: holds a number; one XML text is needed")
-    return content
-
-
-def _heads(root: h5py.File, group: str) -> np.ndarray:
-    """The header of every acquisition of a group, once its type is known to be ISMRMRD's."""
-    where, found = f"{root.filename}: `{group}/data`", hard_dataset(root, f"{group}/data")
-    names = found.dtype.names or ()
-    if not {"head", "data"} <= set(names) or HEAD - set(found.dtype["head"].names or ()) or not is_sound(found.dtype):
-        raise InputError(f"{where}: holds {str(found.dtype)[:60]}; acquisitions of ISMRMRD are needed")
-    if h5py.check_vlen_dtype(found.dtype["data"]) != np.dtype(np.float32):
-        raise InputError(f"{where}: its samples are not pairs of float32; acquisitions of ISMRMRD are needed")
-    if found.ndim != 1 or not 0 < found.shape[0] <= MAX_LINES:
-        raise InputError(f"{where}: has shape {found.shape}; a list of 1 to {MAX_LINES} acquisitions is needed")
-    heads = found.fields("head")[()]
-    if not {*COUNTERS, "kspace_encode_step_1", "kspace_encode_step_2"} <= set(heads["idx"].dtype.names or ()):
-        raise InputError(f"{where}: its acquisitions have no counters; acquisitions of ISMRMRD are needed")
-    return heads
 
 
 def _flagged(heads: np.ndarray, *flags: int) -> Bool[np.ndarray, " line"]:
@@ -416,22 +502,6 @@ def _require_centre(acquired: Bool[np.ndarray, " x"], fields: Fields, prefix: st
 # ---- samples
 
 
-def _samples(
-    root: h5py.File, group: str, heads: np.ndarray, indices: np.ndarray
-) -> Iterator[tuple[int, Complex[np.ndarray, "coil sample"]]]:
-    """The samples of some acquisitions, each with its index."""
-    where, found = f"{root.filename}: `{group}/data`", hard_dataset(root, f"{group}/data")
-    samples = found.fields("data")
-    for k in map(int, indices):
-        n_coils, n_samples = int(heads["active_channels"][k]), int(heads["number_of_samples"][k])
-        n, declared = 2 * n_coils * n_samples, _declared_numbers(found, k)
-        values = np.asarray(samples[k], np.float32) if declared in (n, None) else np.empty(0, np.float32)
-        if values.shape != (n,):
-            held = f"acquisition {k} has {values.size if declared is None else declared} numbers"
-            raise InputError(f"{where}: {held}, not {n_coils} coils of {n_samples} samples")
-        yield k, values.view(np.complex64).reshape(n_coils, n_samples)
-
-
 def _declared_numbers(found: h5py.Dataset, k: int) -> int | None:
     """How many numbers acquisition `k` declares, before HDF5 makes room for them; None where packing hides it.
 
@@ -445,19 +515,19 @@ def _declared_numbers(found: h5py.Dataset, k: int) -> int | None:
     return int.from_bytes(raw[offset : offset + 4], "little")
 
 
-def _whitening(root: h5py.File, lines: Lines) -> tuple[np.ndarray | None, str]:
+def _whitening(acquisitions: Acquisitions, lines: Lines) -> tuple[np.ndarray | None, str]:
     """The matrix for the coils of the scan, from the noise in its group or in the nearest one before it; a remark."""
-    groups = _groups(root)
-    where = f"{root.filename}: `{lines.group}`"
+    groups = acquisitions.groups()
+    where = f"{acquisitions.where}: `{lines.group}`"
     for group in reversed(groups[: groups.index(lines.group) + 1]):
-        heads = lines.heads if group == lines.group else _heads(root, group)
+        heads = lines.heads if group == lines.group else acquisitions.heads(group)
         rows = np.flatnonzero(_flagged(heads, NOISE) & (heads["active_channels"] == lines.n_coils))
         if not len(rows):
             continue
-        order = _coil_order(lines.fields, xml_fields(_xml(root, group), where), lines.n_coils)
+        order = _coil_order(lines.fields, xml_fields(acquisitions.xml(group), where), lines.n_coils)
         if order is None:
             return None, f"the noise scan in group `{group}` is of other coils: not prewhitened"
-        noise = np.concatenate([samples for _, samples in _samples(root, group, heads, rows)], axis=1)[order]
+        noise = np.concatenate([samples for _, samples in acquisitions.samples(group, heads, rows)], axis=1)[order]
         if not np.isfinite(noise).all():
             raise InputError(f"{where}: noise scan: has NaN or infinite values")
         if not noise.any():

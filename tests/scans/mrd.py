@@ -20,10 +20,12 @@ COUNTERS = (
     "repetition",
     "set",
 )
+POSE = ("position", "read_dir", "phase_dir", "slice_dir")
 HEAD = np.dtype([
     ("version", "<u2"), ("flags", "<u8"), ("number_of_samples", "<u2"), ("active_channels", "<u2"),
     ("discard_pre", "<u2"), ("discard_post", "<u2"), ("center_sample", "<u2"), ("encoding_space_ref", "<u2"),
-    ("sample_time_us", "<f4"), ("idx", [(name, "<u2") for name in (*COUNTERS, "segment")]),
+    ("sample_time_us", "<f4"), *((name, "<f4", (3,)) for name in POSE),
+    ("idx", [(name, "<u2") for name in (*COUNTERS, "segment")]),
 ])  # fmt: skip
 LINE = np.dtype([("head", HEAD), ("traj", h5py.vlen_dtype(np.float32)), ("data", h5py.vlen_dtype(np.float32))])
 

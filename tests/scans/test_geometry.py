@@ -7,6 +7,7 @@ import torch
 
 from frost.mri.coils import center_crop
 from frost.mri.fourier import ifft2c
+from frost.scans.formats import ismrmrd
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader
 from tests.indexes import params_of
@@ -128,3 +129,103 @@ def test_a_point_is_at_the_millimetres_that_its_kspace_says(geometry_of, frame, 
     image = center_crop(ifft2c(kspace).abs(), volume.crop)
     y, x = divmod(int(image.argmax()), image.shape[1])
     np.testing.assert_allclose(geometry.position(0, y, x), (left, back, 0), atol=1e-9)
+
+
+# ---- measured poses
+
+SLICE, READ, PHASE = (-0.48, -0.64, 0.6), (-0.8, 0.6, 0.0), (0.36, 0.48, 0.8)  # oblique in both ways
+FRAME, FOV = (48, 44), (96.0, 66.0)  # of the image; the readout is measured twice as long
+PLACE = (14.0, -9.0)  # of the point in each slice, millimetres along the readout and the phase direction
+
+
+def point(place=PLACE):
+    """k-space (3 coils) of a point: exp(-2 pi i k r), sampled every 1 / field of view."""
+    ky, kx = ((np.arange(n) - n // 2) / size for n, size in zip((2 * FRAME[0], FRAME[1]), (2 * FOV[0], FOV[1])))
+    one = np.exp(-2j * np.pi * (ky[:, None] * place[0] + kx * place[1]))
+    return one * np.array([1, 1j, 0.5])[:, None, None]
+
+
+def oblique(file, centres, axes=(SLICE, READ, PHASE), kspace=None):
+    """A scan of such points, slice by slice, with poses."""
+    kspace = point() if kspace is None else kspace
+    text = header(
+        encoded_matrix=(2 * FRAME[0], FRAME[1]), encoded_fov=(2 * FOV[0], FOV[1]), recon_fov=(FOV[0], 45.0), recon_matrix=(FRAME[0], 30),
+    ).decode()  # fmt: skip
+    several = axes if isinstance(axes, list) else [axes] * len(centres)
+    lines = [
+        mrd.line(kspace[..., x], x, slice=i, position=centre, slice_dir=own[0], read_dir=own[1], phase_dir=own[2])
+        for i, (centre, own) in enumerate(zip(centres, several))
+        for x in range(FRAME[1])
+    ]
+    return mrd.write(file, text, lines)
+
+
+def stack(n, distance=4.5, start=(-31.5, 12.25, 60.0)):
+    return [tuple(np.add(start, i * distance * np.array(SLICE))) for i in range(n)]
+
+
+def read_back(file, tmp_path):
+    root, (volume,) = volumes_of(file, params_of(tmp_path).masks)
+    with VolumeReader(root, volume) as reader:
+        images = [reader.crop(ifft2c(reader.kspace(i))).abs().sum(0) for i in range(volume.n_slices)]
+        return reader.geometry(), images
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("hand", [1, -1], ids=["right", "left"])
+def test_a_point_of_an_oblique_scan_is_where_its_kspace_and_its_pose_say(tmp_path, n, hand):
+    centres = stack(n, hand * 4.5)
+    geometry, images = read_back(oblique(tmp_path / "a.h5", centres), tmp_path)
+    assert geometry.nominal == () and geometry.voxel_size == pytest.approx((4.5 if n > 1 else 3.5, 2.0, 1.5))
+    assert geometry.thickness == 3.5
+    for i, (centre, image) in enumerate(zip(centres, images)):
+        y, x = divmod(int(image.argmax()), image.shape[1])
+        expected = np.array(centre) + PLACE[0] * np.array(READ) + PLACE[1] * np.array(PHASE)
+        np.testing.assert_allclose(geometry.position(i, y, x), expected, atol=1e-4)
+        np.testing.assert_allclose(geometry.of_slice(i).position(0, y, x), expected, atol=1e-4)
+
+
+def test_slices_that_form_no_stack_keep_their_own_poses_and_the_stack_is_nominal(tmp_path):
+    turned = [(SLICE, READ, PHASE), (READ, PHASE, SLICE), (PHASE, SLICE, READ)]
+    same, uneven, shifted = [stack(1)[0]] * 3, stack(3), stack(3)
+    uneven[1] = stack(2, 4.0)[1]
+    shifted[1] = tuple(np.add(shifted[1], READ))
+    for k, (centres, axes) in enumerate(
+        [(stack(3), turned), (same, turned[0]), (uneven, turned[0]), (shifted, turned[0])]
+    ):
+        geometry, images = read_back(oblique(tmp_path / f"{k}.h5", centres, axes), tmp_path)
+        assert geometry.nominal == ("pose",) and geometry.voxel_size == pytest.approx((3.5, 2.0, 1.5))
+        for i, (centre, image) in enumerate(zip(centres, images)):
+            one = geometry.of_slice(i)
+            _, read, phase = axes[i] if isinstance(axes, list) else axes
+            y, x = divmod(int(image.argmax()), image.shape[1])
+            expected = np.array(centre) + PLACE[0] * np.array(read) + PLACE[1] * np.array(phase)
+            assert one.nominal == ()
+            np.testing.assert_allclose(one.position(0, y, x), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"axes": ((0, 0, 0),) * 3},
+        {"axes": (SLICE, READ, READ)},
+        {"axes": (SLICE, READ, (np.nan, 0, 0))},
+        {"centres": [(np.inf, 0, 0)] * 2},
+    ],
+    ids=["zeros", "not at right angles", "nan", "infinite"],
+)
+def test_numbers_that_are_no_pose_are_not_taken_for_one(tmp_path, changes):
+    geometry, _ = read_back(oblique(tmp_path / "a.h5", **({"centres": stack(2)} | changes)), tmp_path)
+    assert geometry.nominal == ("pose",) and geometry.voxel_size == pytest.approx((3.5, 2.0, 1.5))
+
+
+def test_a_file_is_opened_once_and_its_noise_is_not_read_for_the_pose(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(ismrmrd, "open_h5", lambda path, real=ismrmrd.open_h5: (opened.append(path), real(path))[1])
+    file = oblique(tmp_path / "a.h5", stack(2))
+    root, (volume,) = volumes_of(file, params_of(tmp_path).masks)
+    opened.clear()
+    monkeypatch.setattr(ismrmrd, "_whitening", lambda *_: pytest.fail("the noise was read"))
+    with VolumeReader(root, volume) as reader:
+        assert reader.geometry().nominal == () and reader.mask().any()
+    assert opened == [file]

@@ -394,6 +394,49 @@ def inspect(
         raise InputError(f"{refused} of {len(results)} volumes refused")
 
 
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="0: any that is free", min=0, max=65535)] = 9002,
+    host: Annotated[str, typer.Option(help="address to listen on; whoever reaches it may send")] = "127.0.0.1",
+    models: Annotated[
+        Path | None, typer.Option(help="folder with varnet/ and rcan/; default: what comes with Frost")
+    ] = None,
+    acceleration: Annotated[
+        float | None, typer.Option(help="mask fully sampled scans at this R; default: what RCAN was trained for", min=1)
+    ] = None,
+    center_fraction: Annotated[
+        float | None, typer.Option(help="share of centre lines in that mask; default: as trained", min=0, max=1)
+    ] = None,
+    ensemble: Annotated[
+        Literal["none", "flip", "seed", "dihedral"], typer.Option(help="average RCAN over changes of its input")
+    ] = "none",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: the best there is")] = None,
+    consistent: Annotated[bool, typer.Option(help="put the measured lines back into RCAN's image")] = False,
+    memory: Annotated[float, typer.Option(help="GiB that one connection may send", min=0.001)] = 4.0,
+    connections: Annotated[int, typer.Option(help="at once; others are told to come again", min=1)] = 4,
+) -> None:
+    """Reconstruct scans as they are measured: an MRD streaming server for clients of Gadgetron's protocol.
+
+    Takes acquisitions and sends an image back when a slice is whole: those of `frost reconstruct --format mrd` of the
+    same scan. Ctrl-C or SIGTERM ends it. There is no authentication: leave it on this machine, and reach it through an
+    SSH tunnel.
+
+    Example: frost serve --port 9002
+    """
+    from frost.pipeline.ending import kept_so_far
+    from frost.reconstruction.live import default_models, load_models, new_masks
+    from frost.serving.server import Limits, Server, log_line
+    from frost.serving.session import Settings
+
+    folder = models or default_models()
+    networks = load_models(folder, _device(device))
+    settings = Settings(networks, new_masks(networks, acceleration, center_fraction), ensemble, consistent)
+    with Server(host, port, settings, Limits(int(memory * 2**30), connections), log_line) as server:
+        kept_so_far("images that were sent stay sent")
+        log_line(f"listening on {host}:{server.port}, networks {folder if models else folder.name}")
+        server.serve_forever()
+
+
 def _end_with(failed: list[str], what: str) -> NoReturn:
     """A line for each volume that failed, and exit status 1."""
     for line in failed:

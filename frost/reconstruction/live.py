@@ -63,6 +63,12 @@ class Models:
     """Least and largest value of each property of the training scans; empty where the networks hold no record."""
 
 
+def is_slice_by_slice(models: Models) -> bool:
+    """Whether the image of a slice depends on no other slice of its volume."""
+    of_volume = models.prepare.grappa.calibration == "volume"
+    return not of_volume and all(parse_channel(name)[1] == 0 for name in models.inputs)
+
+
 def shipped_models() -> list[Path]:
     """The folders of the networks that come with Frost, by name."""
     return sorted(config.parents[1] for config in SHIPPED.glob("*/rcan/config.json"))

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from frost.errors import InputError
 from frost.mri.sampling import MaskRecord, draw_mask, seed_from_name
 from frost.pipeline.params import Params
-from frost.scans.formats.contract import Found
+from frost.scans.formats.contract import Format, Found
 from frost.scans.headers import Scan, format_of, read_scan
 from frost.scans.identity import Memo, Method
 from frost.scans.layouts import find_new_volumes, find_volumes, require_pair
@@ -157,14 +157,19 @@ def volumes_of(
     for entry in found:
         try:
             require_pair(entry)
-            scan = read_scan(root, format_of(entry), entry._replace(split="test"), "")
-            volumes += _with_masks(scan, "test", masks, where)
+            volumes += new_volumes(root, format_of(entry), entry, masks, where)
         except InputError as error:
             if failed is None:
                 raise
             failed.append(str(error))
     _refuse_twins(volumes, "give each folder by itself")
     return root, sorted(volumes, key=lambda volume: volume.name)
+
+
+def new_volumes(root: Path, format: Format, found: Found, masks: MaskParams, where: str = "masks") -> list[Volume]:
+    """The records of one new scan, outside any index; `where` as in `volumes_of`."""
+    scan = read_scan(root, format, found._replace(split="test"), "")
+    return list(_with_masks(scan, "test", masks, where))
 
 
 # ---- masks

@@ -149,7 +149,8 @@ def oblique(file, centres, axes=(SLICE, READ, PHASE), kspace=None):
     """A scan of such points, slice by slice, with poses."""
     kspace = point() if kspace is None else kspace
     text = header(
-        encoded_matrix=(2 * FRAME[0], FRAME[1]), encoded_fov=(2 * FOV[0], FOV[1]), recon_fov=(FOV[0], 45.0), recon_matrix=(FRAME[0], 30),
+        encoded_matrix=(2 * FRAME[0], FRAME[1]), encoded_fov=(2 * FOV[0], FOV[1]),
+        recon_matrix=(FRAME[0], 30), recon_fov=(FOV[0], 45.0),
     ).decode()  # fmt: skip
     several = axes if isinstance(axes, list) else [axes] * len(centres)
     lines = [

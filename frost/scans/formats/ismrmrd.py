@@ -29,7 +29,7 @@ from frost.scans.h5 import MAX_BYTES, MAX_SHAPE, hard_dataset, is_sound, link_na
 from frost.scans.volumes import Layout
 
 MAX_LINES = 1 << 22
-NOISE, CALIBRATION, REVERSE = 19, 20, 22  # flags count from 1
+LAST_IN_SLICE, NOISE, CALIBRATION, REVERSE = 8, 19, 20, 22  # flags count from 1
 #: noise, calibration alone, navigator, phase correction, feedback, dummy, surface coil, phase stabilisation
 NOT_IMAGE = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
 HEAD = frozenset(
@@ -123,6 +123,11 @@ class Lines:
         return len(self.used), self.n_coils, self.crop[0], self.encoded[1]
 
     @property
+    def counters(self) -> list[tuple[int, ...]]:
+        """What `COUNTERS` are in each slice."""
+        return [tuple(int(self.heads["idx"][name][indices[0]]) for name in COUNTERS) for indices in self.used]
+
+    @property
     def undersampled(self) -> bool:
         """Whether lines are missing between measured ones."""
         return has_gaps(self.measured)
@@ -170,7 +175,7 @@ class Lines:
             raise InputError(f"{where}: no group with `xml` and `data`; an ISMRMRD file has one, mostly `dataset`")
         for group in reversed(groups):
             heads = acquisitions.heads(group)
-            image = ~_flagged(heads, *NOT_IMAGE)
+            image = ~flagged(heads, *NOT_IMAGE)
             if image.any():
                 break
         else:
@@ -179,7 +184,7 @@ class Lines:
         remarks = [
             f"image lines in group `{other}` are not read, those of the last group are"
             for other in groups[: groups.index(group)]
-            if (~_flagged(acquisitions.heads(other), *NOT_IMAGE)).any()
+            if (~flagged(acquisitions.heads(other), *NOT_IMAGE)).any()
         ]
         channels, counts = np.unique(heads["active_channels"][image], return_counts=True)
         n_coils = int(channels[np.flatnonzero(counts == counts.max())[-1]])
@@ -356,7 +361,8 @@ def _groups(root: h5py.File) -> list[str]:
     return sorted(groups, key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)])
 
 
-def _flagged(heads: np.ndarray, *flags: int) -> Bool[np.ndarray, " line"]:
+def flagged(heads: np.ndarray, *flags: int) -> Bool[np.ndarray, " line"]:
+    """Which acquisitions have one of these flags."""
     bits = reduce(lambda bits, flag: bits | 1 << flag - 1, flags, 0)
     return (heads["flags"] & np.uint64(bits)) != 0
 
@@ -375,9 +381,9 @@ def _encoding(heads: np.ndarray, image: np.ndarray, fields: Fields, where: str) 
     spaces = np.unique(heads["encoding_space_ref"][image])
     if len(spaces) > 1:
         raise InputError(f"{where}: image lines of {len(spaces)} encodings; one is needed")
-    prefix = f"encoding.{spaces[0]}/" if spaces[0] else "encoding/"
+    prefix = _prefix(int(spaces[0]))
     trajectory = fields.get(f"{prefix}trajectory", ["cartesian"])[0]
-    if trajectory == "epi" or _flagged(heads[image], REVERSE).any():
+    if trajectory == "epi" or flagged(heads[image], REVERSE).any():
         raise InputError(f"{where}: EPI, lines read in both directions; its ghosts must be corrected first")
     if trajectory != "cartesian":
         raise InputError(f"{where}: trajectory {trajectory[:40]!r}; only Cartesian scans are read")
@@ -440,10 +446,10 @@ def _calibration(
     if _calibration_mode(fields, prefix) not in SAME_SCAN:
         return np.zeros_like(image)
     others = tuple(flag for flag in NOT_IMAGE if flag != CALIBRATION)
-    alike = ~_flagged(heads, *others, REVERSE) & (heads["active_channels"] == n_coils)
+    alike = ~flagged(heads, *others, REVERSE) & (heads["active_channels"] == n_coils)
     alike &= heads["encoding_space_ref"] == heads["encoding_space_ref"][image][0]
     alike &= heads["idx"]["kspace_encode_step_2"] == heads["idx"]["kspace_encode_step_2"][image][0]
-    return _flagged(heads, CALIBRATION) & alike & _fits(heads, columns, first, encoded)
+    return flagged(heads, CALIBRATION) & alike & _fits(heads, columns, first, encoded)
 
 
 def _calibration_mode(fields: Fields, prefix: str) -> str:
@@ -499,6 +505,17 @@ def _require_centre(acquired: Bool[np.ndarray, " x"], fields: Fields, prefix: st
         raise InputError(f"{where}: {error}{why}") from None
 
 
+def last_counters(fields: Fields, space: int) -> dict[str, int]:
+    """The last value of each counter that the header of encoding `space` announces; 0 where it announces none."""
+    where = f"{_prefix(space)}encodingLimits/"
+    names = (*COUNTERS, "average", "repetition", "segment")
+    return {name: int(_number(fields, f"{where}{name}/maximum", least=0.0) or 0) for name in names}
+
+
+def _prefix(space: int) -> str:
+    return f"encoding.{space}/" if space else "encoding/"
+
+
 # ---- samples
 
 
@@ -521,7 +538,7 @@ def _whitening(acquisitions: Acquisitions, lines: Lines) -> tuple[np.ndarray | N
     where = f"{acquisitions.where}: `{lines.group}`"
     for group in reversed(groups[: groups.index(lines.group) + 1]):
         heads = lines.heads if group == lines.group else acquisitions.heads(group)
-        rows = np.flatnonzero(_flagged(heads, NOISE) & (heads["active_channels"] == lines.n_coils))
+        rows = np.flatnonzero(flagged(heads, NOISE) & (heads["active_channels"] == lines.n_coils))
         if not len(rows):
             continue
         order = _coil_order(lines.fields, xml_fields(acquisitions.xml(group), where), lines.n_coils)

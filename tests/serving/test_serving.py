@@ -1,0 +1,428 @@
+"""`frost serve`: images to a foreign client are those of `frost reconstruct` to the bit, and no client ends the server."""
+
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from frost.reconstruction.live import load_models, new_masks, reconstruct_folder
+from frost.serving.protocol import PIECE, BoundedReader, messages
+from frost.serving.server import Limits, Server
+from frost.serving.session import Settings
+from tests.paths import ROOT
+from tests.processes import until
+from tests.scans import mrd
+
+with warnings.catch_warnings():  # its import changes the filters
+    import ismrmrd
+    from ismrmrd.serialization import ConfigFile, ConfigText, ProtocolDeserializer, ProtocolSerializer
+
+COILS, ROWS, COLUMNS = 3, 32, 24
+N_SCANS = int(os.environ.get("SERVE_SCANS", "6"))  # in a row; `SERVE_SCANS=100` before a release
+CONFIG, HEADER, CLOSE, TEXT, ACQUISITION, IMAGE, WAVEFORM = 1, 3, 4, 5, 1008, 1022, 1026
+MEMORY = 64 << 20
+OBLIQUE = {"slice_dir": (-0.48, -0.64, 0.6), "read_dir": (-0.8, 0.6, 0.0), "phase_dir": (0.36, 0.48, 0.8)}
+
+
+@pytest.fixture(scope="module")
+def models(workspace):
+    return load_models(workspace.root / "models", torch.device("cpu"))
+
+
+@pytest.fixture
+def serve(models):
+    """Starts servers; each has its log, a list of lines."""
+    servers = []
+
+    def start(models=models, **limits):
+        log = []
+        settings = Settings(models, new_masks(models, 2.0, 0.3))
+        server = Server("127.0.0.1", 0, settings, Limits(**({"memory": MEMORY, "connections": 4} | limits)), log.append)
+        server.lines = log
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def connect(server):
+    connection = socket.create_connection(("127.0.0.1", getattr(server, "port", server)), timeout=60)
+    return connection
+
+
+# ---- scans
+
+
+def xml(**more):
+    limits = "".join(f"<{name}><minimum>0</minimum><maximum>{last}</maximum></{name}>" for name, last in more.items())
+    return mrd.header((2 * ROWS, COLUMNS), (ROWS, COLUMNS)).replace("</encodingLimits>", f"{limits}</encodingLimits>")
+
+
+UNDERSAMPLED = [x for x in range(COLUMNS) if x % 2 == 0 or 8 <= x < 16]
+
+
+@pytest.fixture
+def scan(make_kspace):
+    """The header and lines of a scan, each slice ended by flag 8: with noise, slices out of order, an oblique pose."""
+
+    def make(n_slices=3, columns=range(COLUMNS), seed=0, averages=1, order=None, flags=True, posed=True, noise=True):
+        kspace = make_kspace(n_slices, COILS, 2 * ROWS, COLUMNS, noise=0.004, seed=seed).numpy() * 1e3
+        rng, lines = np.random.default_rng(seed), []
+        if noise:
+            lines.append(mrd.line(rng.normal(size=(COILS, 256)) + 1j * rng.normal(size=(COILS, 256)), flags=(19,)))
+        for i in range(n_slices) if order is None else order:
+            pose = OBLIQUE | {"position": np.multiply(OBLIQUE["slice_dir"], 6.0 * i) + (3, -4, 5)} if posed else {}
+            for average in range(averages):
+                for x in columns:
+                    last = flags and x == columns[-1]
+                    lines.append(
+                        mrd.line(
+                            kspace[i, ..., x] * (1 + average), x, (8,) if last else (), slice=i, average=average, **pose
+                        )
+                    )
+        return xml(slice=n_slices - 1, average=averages - 1), lines
+
+    return make
+
+
+def acquisitions(lines):
+    """As the `ismrmrd` package has them."""
+    for head, _, values in lines:
+        samples = values.view(np.complex64).reshape(int(head["active_channels"]), -1)
+        one = ismrmrd.Acquisition.from_array(
+            samples, flags=int(head["flags"]), center_sample=int(head["center_sample"]),
+            sample_time_us=float(head["sample_time_us"]), **{name: tuple(head[name].tolist()) for name in mrd.POSE},
+        )  # fmt: skip
+        for name in head["idx"].dtype.names:
+            setattr(one.idx, name, int(head["idx"][name]))
+        yield one
+
+
+def reconstructed(models, folder, name, text, lines):
+    """Images and headers of `frost reconstruct --format mrd` of the same scan in a file."""
+    file = mrd.write(folder / f"{name}.h5", text, lines)
+    done = reconstruct_folder(models, file, folder / "out", 2.0, 0.3, "none", formats=["mrd"])
+    assert not done.failed
+    with ismrmrd.File(str(folder / "out" / f"{name}.mrd"), "r") as written:
+        return list(written["dataset/image_0"].images)
+
+
+# ---- clients
+
+
+def exchange(server, name, text, lines):
+    """The client of the `ismrmrd` package; everything that came back until CLOSE."""
+    with connect(server) as connection, connection.makefile("rwb") as stream:
+        answer = ProtocolSerializer(stream)
+        answer.serialize(ConfigFile(name))
+        answer.serialize(ConfigText("<configuration/>"))
+        stream.write(struct.pack("<HI", HEADER, len(text)) + text.encode())
+        for line in acquisitions(lines):
+            answer.serialize(line)
+        answer.serialize("a remark of the client")
+        answer.close()
+        return list(ProtocolDeserializer(stream).deserialize())
+
+
+def images_of(answers):
+    assert all(isinstance(answer, ismrmrd.Image) for answer in answers), [a for a in answers if isinstance(a, str)]
+    return sorted(answers, key=lambda image: image.image_index)
+
+
+def check_same(found, expected):
+    """To the bit, headers and texts too."""
+    assert len(found) == len(expected) > 0
+    for one, other in zip(found, expected):
+        assert one.data.dtype == np.float32 and one.data.max() > 0
+        np.testing.assert_array_equal(one.data, other.data)
+        ours, theirs = bytearray(one.getHead()), bytearray(other.getHead())
+        assert ours == theirs, (str(one.getHead()), str(other.getHead()))
+        assert dict(one.meta) == dict(other.meta)
+
+
+CASES = {
+    "full": {},
+    "undersampled": {"columns": UNDERSAMPLED},
+    "averages": {"averages": 2},
+    "interleaved": {"order": (2, 0, 1)},
+    "without flags": {"flags": False},
+    "without pose and noise": {"posed": False, "noise": False},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_foreign_client_gets_the_images_of_the_file_to_the_bit(models, serve, scan, tmp_path, case):
+    text, lines = scan(**CASES[case])
+    expected = reconstructed(models, tmp_path, "leg-7.a", text, lines)
+    server = serve()
+    found = images_of(exchange(server, "leg-7.a.xml", text, lines))
+    check_same(found, expected)
+    posed = CASES[case].get("posed", True)
+    assert posed == np.allclose(found[1].read_dir, OBLIQUE["read_dir"]) == ("nominal" not in str(found[1].meta))
+    assert len(server.lines) == 1 and "leg-7.a: 3 images of 32 x 24 sent" in server.lines[0]
+    assert ("as they were whole" in server.lines[0]) == (case != "without flags" or "0 of them" in server.lines[0])
+
+
+def test_the_image_of_a_slice_comes_while_the_next_is_measured(models, serve, scan, tmp_path):
+    """The protocol by hand, as python-ismrmrd-server has it."""
+    text, lines = scan(n_slices=2)
+    expected = reconstructed(models, tmp_path, "scan", text, lines)
+    half = next(k for k, line in enumerate(lines) if line[0]["flags"] == 1 << 7) + 1
+    server, images = serve(), []
+    with connect(server) as connection, connection.makefile("rb") as stream:
+        content = text.encode() + b"\0"
+        connection.sendall(struct.pack("<HI", HEADER, len(content)) + content)
+        for part in (lines[:half], lines[half:]):
+            for line in acquisitions(part):
+                connection.sendall(struct.pack("<H", ACQUISITION) + line.to_bytes())
+            (kind,) = struct.unpack("<H", stream.read(2))
+            assert kind == IMAGE
+            images.append(ismrmrd.Image.deserialize_from(stream.read))
+        connection.sendall(struct.pack("<H", CLOSE))
+        assert stream.read() == struct.pack("<H", CLOSE)
+    check_same(images, expected)
+
+
+def test_networks_that_need_neighbours_wait_for_the_whole_scan(models, workspace, serve, scan, tmp_path):
+    assert {"varnet-1"} < set(models.inputs)  # those of the workspace do
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_many_scans_in_a_row(models, serve, scan, tmp_path, number):
+    """Every one with other numbers: none is an answer to another. `SERVE_SCANS` is how many in all."""
+    server, n = serve(), (N_SCANS + 2 - number) // 3
+    for k in range(n):
+        text, lines = scan(n_slices=1 + k % 2, seed=3 * k + number, columns=UNDERSAMPLED)
+        expected = reconstructed(models, tmp_path, f"scan{k}", text, lines)
+        check_same(images_of(exchange(server, f"scan{k}", text, lines)), expected)
+    assert len(server.lines) == n and not any("error" in line for line in server.lines)
+    assert threading.active_count() < 12
+
+
+def test_two_clients_at_once_get_each_their_own(models, serve, scan, tmp_path):
+    scans = {name: scan(seed=seed) for seed, name in enumerate(("one", "two"))}
+    expected = {name: reconstructed(models, tmp_path, name, *of) for name, of in scans.items()}
+    server, found = serve(), {}
+
+    def client(name):
+        found[name] = exchange(server, name, *scans[name])
+
+    threads = [threading.Thread(target=client, args=(name,)) for name in scans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name in scans:
+        check_same(images_of(found[name]), expected[name])
+
+
+# ---- faults
+
+
+def head(samples=64, coils=3, dimensions=0):
+    one = ismrmrd.AcquisitionHeader()
+    one.number_of_samples, one.active_channels, one.trajectory_dimensions = samples, coils, dimensions
+    return struct.pack("<H", ACQUISITION) + bytes(one)
+
+
+def with_header(content, text=None):
+    text = (text or xml()).encode()
+    return struct.pack("<HI", HEADER, len(text)) + text + content
+
+
+FAULTS = {
+    "no stream": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", r"message 17735 is of no known kind"),
+    "nothing": (b"", r"the client went away in the number of a message, 0 of 2 bytes"),
+    "a header of 4 GiB": (struct.pack("<HI", HEADER, 2**32 - 1), r"declares 4294967295 bytes of text; at most 4194304"),
+    "a line of 34 GB": (with_header(head(65535, 65535)), r"an acquisition declares 34358689800 bytes"),
+    "a trajectory of 17 GB": (with_header(head(65535, 1, 65535)), r"a trajectory declares 17179344900 bytes"),
+    "an image of a terabyte": (struct.pack("<H", IMAGE) + bytes(198) + struct.pack("<Q", 1 << 40), r"acquisitions \(1008\) are"),
+    "an array of a terabyte": (struct.pack("<HHHHQ", 1030, 5, 0, 1, 1 << 40), r"message 1030 is an image or an array"),
+    "a waveform of 17 GB": (
+        struct.pack("<H", WAVEFORM) + bytes(24) + struct.pack("<HH", 65535, 65535) + bytes(12), r"a waveform declares 17179344900"
+    ),
+    "cut in a line": (with_header(head() + b"12"), r"the client went away in an acquisition, 2 of 1536 bytes"),
+    "cut between lines": (with_header(head() + bytes(1536)), r"the client went away in the number of a message"),
+    "a line before the header": (head() + bytes(1536), r"an acquisition came before the XML header"),
+    "two headers": (with_header(with_header(b"")), r"a second XML header"),
+    "no XML": (with_header(b"", "no XML"), r"not XML"),
+    "a bomb of entities": (with_header(b"", '<!DOCTYPE x [<!ENTITY a "aa">]><x>&a;</x>'), r"XML with a DOCTYPE"),
+    "no line": (with_header(struct.pack("<H", CLOSE)), r"no acquisition came"),
+    "closed at once": (struct.pack("<H", CLOSE), r"closed before the XML header"),
+    "a line of no samples": (with_header(head(0, 0) + struct.pack("<H", CLOSE)), r"lies outside|declares 0 coils"),
+    "radial": (
+        with_header(head() + bytes(1536) + struct.pack("<H", CLOSE), xml().replace("cartesian", "radial")),
+        r"trajectory 'radial'; only Cartesian",
+    ),
+    "control characters": (struct.pack("<H", CONFIG) + b"a\x1b[31m\nb".ljust(1024, b"\0") + struct.pack("<H", CLOSE), r"a__31m_b: closed"),
+}  # fmt: skip
+
+
+def spoil(server, content, half_closed=True):
+    """What the server answers to these bytes."""
+    with connect(server) as connection:
+        connection.sendall(content)
+        if half_closed:
+            connection.shutdown(socket.SHUT_WR)
+        with connection.makefile("rb") as stream:
+            return stream.read()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_one_line_in_the_log_and_the_server_lives(models, serve, scan, tmp_path, fault):
+    content, message = FAULTS[fault]
+    server = serve()
+    answer = spoil(server, content)
+    until(lambda: server.lines)
+    assert len(server.lines) == 1 and re.search(message, server.lines[0]), server.lines
+    assert server.lines[0].isprintable()
+    (kind, n), text = struct.unpack("<HI", answer[:6]), answer[6:-2]
+    assert (
+        (kind, n) == (TEXT, len(text)) and re.search(message, text.decode()) and answer[-2:] == struct.pack("<H", CLOSE)
+    )
+    text, lines = scan(n_slices=1)
+    assert len(images_of(exchange(server, "after", text, lines))) == 1
+
+
+def test_a_client_that_goes_away_in_the_middle_or_before_its_images(models, serve, scan):
+    text, lines = scan()
+    server = serve()
+    for part in (lines[:10], lines):
+        with connect(server) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+            connection.sendall(with_header(b"", text))
+            for line in acquisitions(part):
+                connection.sendall(struct.pack("<H", ACQUISITION) + line.to_bytes())
+            if part is lines:
+                connection.sendall(struct.pack("<H", CLOSE))
+    until(lambda: len(server.lines) == 2, 60)
+    assert all("the client went away" in line for line in server.lines), server.lines
+    assert len(images_of(exchange(server, "after", text, lines))) == 3
+
+
+def test_more_than_the_memory_of_a_connection_is_refused_before_it_is_kept(serve, scan):
+    server = serve(memory=200_000)
+    text, lines = scan()
+    answers = exchange(server, "large", text, lines)
+    message = r"an acquisition declares \d+ bytes, after 199\d{3}; one connection may send 200000 \(--memory\)"
+    assert re.search(message, answers[-1]) and len(server.lines) == 1 and re.search(message, server.lines[0])
+    small = scan(n_slices=1)
+    assert len(images_of(exchange(server, "small", *small))) == 1
+
+
+def test_declared_bytes_are_no_memory_until_they_come():
+    """A client that declares much and sends little: no piece is wanted that is larger than `PIECE`."""
+    wanted = []
+    read = BoundedReader(lambda n: (wanted.append(n), b"x")[1] if len(wanted) < 5 else b"", 1 << 50)
+    with pytest.raises(Exception, match="went away in all, 4 of 1099511627776 bytes|went away in all, 5 of"):
+        read(1 << 40, "all")
+    assert max(wanted) == PIECE
+
+
+def test_too_many_connections_are_told_to_come_again(serve, scan):
+    server = serve(connections=1)
+    with connect(server) as first:
+        first.sendall(with_header(b""))
+        until(lambda: server._free._value == 0)
+        with connect(server) as second, second.makefile("rb") as stream:
+            assert list(ProtocolDeserializer(stream).deserialize()) == ["the server is busy; try again later"]
+    until(lambda: len(server.lines) == 2)
+    assert "1 connections are open (--connections)" in server.lines[0]
+    text, lines = scan(n_slices=1)
+    until(lambda: server._free._value == 1)
+    assert len(images_of(exchange(server, "after", text, lines))) == 1
+
+
+def test_a_silent_client_is_given_up(serve):
+    server = serve(patience=0.2)
+    with connect(server), connect(server) as slow:
+        slow.sendall(with_header(head()))
+        until(lambda: len(server.lines) == 2)
+    assert all("nothing came or went for 0.2 s" in line for line in server.lines)
+
+
+@pytest.mark.parametrize("late", ["a line of a slice that was sent", "noise", "another mask"])
+def test_an_image_that_later_lines_change_is_called_back(serve, scan, late):
+    text, lines = scan(noise=False)
+    rng = np.random.default_rng(0)
+    more = {
+        "a line of a slice that was sent": [mrd.line(lines[3][2].view(np.complex64).reshape(COILS, -1), 3, slice=0)],
+        "noise": [mrd.line(rng.normal(size=(COILS, 256)) + 1j * rng.normal(size=(COILS, 256)), flags=(19,))],
+        "another mask": [],
+    }[late]
+    if late == "another mask":
+        lines = [line for line in lines if line[0]["idx"]["slice"] < 2 or line[0]["idx"]["kspace_encode_step_1"] != 3]
+    server = serve()
+    answers = exchange(server, "scan", text, [*lines, *more])
+    message = {"another mask": "slice 2 was measured on other lines"}.get(late, "do not use its image")
+    assert message in answers[-1] and message in server.lines[0] and len(server.lines) == 1
+    assert answers[-1].startswith("error: ")
+
+
+def test_a_fault_of_the_program_itself_ends_one_connection(models, serve, scan, monkeypatch):
+    server = serve()
+    monkeypatch.setattr("frost.serving.session.reconstructed", lambda *_, **__: 1 / 0)
+    text, lines = scan(n_slices=1)
+    assert exchange(server, "scan", text, lines) == ["error: scan: ZeroDivisionError: division by zero"]
+    monkeypatch.undo()
+    assert len(images_of(exchange(server, "scan", text, lines))) == 1 and len(server.lines) == 2
+
+
+def test_any_bytes_at_all_are_one_line(serve):
+    server, rng = serve(), np.random.default_rng(0)
+    valid = with_header(b"".join([head() + bytes(1536)] * 3) + struct.pack("<H", CLOSE))
+    for k in range(30):
+        content = bytearray(valid)
+        for place in rng.integers(0, len(content), 1 + k):
+            content[place] = rng.integers(0, 256)
+        spoil(server, bytes(content))
+        until(lambda k=k: len(server.lines) == k + 1)
+    assert all(line.isprintable() for line in server.lines)
+
+
+# ---- the command
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_and_ends_in_one_line(workspace, scan, tmp_path, models, number):
+    command = [sys.executable, "-m", "frost", "serve", "--port", "0", "--models", str(workspace.root / "models")]
+    command += ["--acceleration", "2", "--center-fraction", "0.3", "--device", "cpu"]
+    server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        first = server.stderr.readline()
+        port = int(re.search(r"listening on 127\.0\.0\.1:(\d+), networks ", first)[1])
+        text, lines = scan(n_slices=1)
+        assert len(images_of(exchange(port, "knee", text, lines))) == 1
+        with connect(port) as left_open:
+            left_open.sendall(b"\1")
+            server.send_signal(number)
+            rest = server.communicate(timeout=60)[1].splitlines()
+    finally:
+        server.kill()
+        server.wait()
+    assert server.returncode == 128 + number and len(rest) == 2, rest
+    assert "knee: 1 images of 32 x 24 sent" in rest[0] and rest[1].startswith("stopped: images that were sent")
+
+
+def test_a_port_that_is_taken_is_one_line(serve, workspace):
+    command = [sys.executable, "-m", "frost", "serve", "--port", str(serve().port)]
+    command += ["--models", str(workspace.root / "models"), "--device", "cpu"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and re.fullmatch(
+        r"error: --host \S+ --port \d+: cannot listen there: .*\n", done.stderr
+    )

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         sizes = (len(params.inputs),)
         # With folds each training volume has a network of its own; new scans get the one that val got.
         made_by = train.made_by() | {"networks": val.made_by()["networks"]}
-        made_by["scans"] = train.scan_ranges() | {"difference": val.difference_range()}
+        made_by["scans"] = train.scan_ranges() | val.difference_ranges()
         save_network(folder, params.network.name, network, sizes, inputs=params.inputs, made_by=made_by)
         write_curves(folder / "curves.tsv", history)
 

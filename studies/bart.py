@@ -35,7 +35,7 @@ def bart_images(
     """The image of a volume for each strength: the root-sum-of-squares of SENSE image times maps, at target size."""
     found: dict[float, list[np.ndarray]] = {strength: [] for strength in strengths}
     mask, acs = reader.mask(), reader.acs()
-    n_low = acs.stop - acs.start
+    n_low = min(part.stop - part.start for part in (acs if isinstance(acs, tuple) else (acs,)))
     # BART rounds the place of a centre that cannot lie in the middle to the left, fastMRI to the right.
     n_low -= (reader.volume.width - n_low) % 2
     for i in range(reader.volume.n_slices):

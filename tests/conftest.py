@@ -374,7 +374,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     rcan = RCAN(RCANParams(**rcan_sizes, **more), len(INPUTS)).eval()
     torch.nn.init.normal_(rcan.tail.weight, std=0.02)
     workspace = Workspace(root, masks)
-    scans = workspace.pairs("train").scan_ranges() | {"difference": workspace.pairs("val").difference_range()}
+    scans = workspace.pairs("train").scan_ranges() | workspace.pairs("val").difference_ranges()
     save_network(
         root / "models" / "rcan",
         "rcan",

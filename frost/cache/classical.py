@@ -1,4 +1,7 @@
-"""The images of a volume that need no network: zero-filled, GRAPPA, SENSE and target. What stage `prepare` caches."""
+"""The images of a volume that need no network: zero-filled, GRAPPA, SENSE and target. What stage `prepare` caches.
+
+GRAPPA fills whole columns. Where both directions are undersampled there is none.
+"""
 
 import functools
 import sys
@@ -54,7 +57,8 @@ def prepare_facts(volume: Volume, params: PrepareParams, sources: str) -> dict[s
 
 def classical_channels(volume: Volume, params: PrepareParams) -> list[str]:
     """Zero-filled, GRAPPA and SENSE image, the target and on simulated scans the noise-free target."""
-    channels = ["zero_filled", "grappa"]
+    channels = ["zero_filled"]
+    channels += ["grappa"] if not volume.mask.of_samples else []
     channels += ["sense"] if params.sense is not None else []
     channels += ["target"] if volume.target != "none" else []
     channels += ["target_clean"] if volume.has_clean_target else []
@@ -64,8 +68,8 @@ def classical_channels(volume: Volume, params: PrepareParams) -> list[str]:
 def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Float[np.ndarray, "channel y x"]]:
     """The images of `classical_channels`, a slice at a time, in the file's scale and in reconstruction size."""
     reader.require_target_in_place()
-    mask, acs = reader.mask(), reader.acs()
-    filled = params.grappa.source == "computed" or params.sense is not None  # SENSE begins with GRAPPA's image
+    mask, acs, columns = reader.mask(), reader.acs(), not reader.volume.mask.of_samples
+    filled = columns and (params.grappa.source == "computed" or params.sense is not None)  # SENSE begins with GRAPPA's
     of_all = filled and params.grappa.calibration == "volume"
     products = volume_products(reader, params.grappa.kernel_points) if of_all else None
     for i in range(reader.volume.n_slices):
@@ -73,15 +77,15 @@ def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Fl
         zero_filled = reader.crop(rss(ifft2c(masked)))
         with reader.named():
             coil_images = ifft2c(grappa(masked, mask, acs, params.grappa, products)) if filled else None
-        if params.grappa.source == "file" or coil_images is None:
+        parallel = prior = None
+        if columns and (params.grappa.source == "file" or coil_images is None):
             parallel = reader.grappa(i)
             if parallel is None:
                 file = reader.source / reader.volume.file
                 raise InputError(f"{file}: has no `image_grappa`; prepare.grappa.source: computed makes one")
-        else:
+        elif coil_images is not None:
             parallel = reader.crop(rss(coil_images))
-        prior = None
-        if params.sense is not None and coil_images is not None:
+        if params.sense is not None:
             prior = reader.crop(sense_image(masked, mask, acs, params.sense, coil_images))
         images = [zero_filled, parallel, prior, reader.target(i), reader.clean_target(i)]
         yield torch.stack([image for image in images if image is not None]).numpy()
@@ -90,6 +94,7 @@ def classical_images(reader: VolumeReader, params: PrepareParams) -> Iterator[Fl
 def volume_products(reader: VolumeReader, kernel_points: int) -> Complex[Tensor, "lag column column coil coil"]:
     """What GRAPPA is fitted on when all slices share their weights: read a slice at a time, kept as one sum."""
     acs = reader.acs()
+    assert isinstance(acs, slice)  # who fits GRAPPA has columns
     centres = (reader.kspace(i)[..., acs].permute(2, 0, 1) for i in range(reader.volume.n_slices))
     with reader.named():
         return functools.reduce(torch.add, (centre_products(centre, kernel_points) for centre in centres))

@@ -31,13 +31,14 @@ def write_network_images(
 def scan_properties(reader: VolumeReader) -> dict[str, float]:
     """What tells a scan from those that a network was trained on, as numbers; the noise is the middle slice's."""
     volume, mask = reader.volume, reader.mask()
-    return {
+    properties = {
         "coils": float(volume.n_coils),
         "rows": float(volume.height),
         "columns": float(volume.width),
         "acceleration": effective_acceleration(mask.numpy(), volume.mask.padding),
         "noise": noise_share(reader.kspace(volume.n_slices // 2) * mask, mask),
     }
+    return properties | ({"directions": 2.0} if volume.mask.of_samples else {})  # else 1, which is not written
 
 
 def own_device() -> torch.device:

@@ -1,7 +1,7 @@
 """Training pairs from the two caches: the frozen network's image beside the other images of a slice."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +96,19 @@ class PairDataset(Dataset[dict[str, Any]]):
     def scan_ranges(self) -> dict[str, list[float]]:
         """Least and largest of every property of the scans (`frozen.scan_properties`), for who judges a new scan."""
         found = [self._varnet[name].attributes.get("properties", {}) for name in self.names]
+        if any("directions" in properties for properties in found):  # what is undersampled in one does not say so
+            found = [{"directions": 1.0} | properties for properties in found]
         common = set(found[0]).intersection(*found) if found else set()
         return {key: _range([properties[key] for properties in found]) for key in sorted(common)}
 
-    def difference_range(self) -> list[float]:
-        """Least and largest `relative_difference` of the frozen network and GRAPPA over all volumes."""
-        pairs = []
+    def difference_ranges(self) -> dict[str, list[float]]:
+        """Least and largest `relative_difference` over all volumes, by the name in `DIFFERENCES` that it has there."""
+        found: dict[str, list[float]] = {}
         for name in self.names:
-            i = len(self._images[name]) // 2
-            pairs.append([self._array(name, key).read(i)[self._array(name, key).position(key)] for key in DIFFERENT])
-        return _range([relative_difference(*pair) for pair in pairs])
+            i, other = len(self._images[name]) // 2, unlearned(self._images[name].channels)
+            pair = [self._array(name, key).read(i)[self._array(name, key).position(key)] for key in ("varnet", other)]
+            found.setdefault(DIFFERENCES[other], []).append(relative_difference(*pair))
+        return {name: _range(values) for name, values in found.items()}
 
     def _array(self, name: str, channel: str) -> VolumeArray:
         return (self._varnet if channel == "varnet" else self._images)[name]
@@ -133,14 +136,19 @@ def input_channels(
     return np.stack([images[channel][place] for channel, place in chosen]).astype(np.float32)
 
 
-#: the two images whose disagreement warns: one learned, one not
-DIFFERENT = ("varnet", "grappa")
+#: images that learned nothing, the best first, and what the distance of VarNet's image from each is called
+DIFFERENCES = {"grappa": "difference", "sense": "difference_sense", "zero_filled": "difference_zero_filled"}
 
 
-def relative_difference(varnet: Float[np.ndarray, "y x"], grappa: Float[np.ndarray, "y x"]) -> float:
-    """||v - g|| / ||g||: how far the learned image of a slice is from one that learned nothing. 0 where g is empty."""
-    norm = float(np.linalg.norm(grappa.astype(np.float64)))
-    return float(np.linalg.norm(varnet.astype(np.float64) - grappa)) / norm if norm else 0.0
+def unlearned(images: Container[str]) -> str:
+    """The image whose disagreement with VarNet's warns, as it learned nothing: GRAPPA's where the volume has one."""
+    return next(image for image in DIFFERENCES if image in images)
+
+
+def relative_difference(varnet: Float[np.ndarray, "y x"], other: Float[np.ndarray, "y x"]) -> float:
+    """||v - o|| / ||o||: how far the learned image of a slice is from one that learned nothing. 0 where o is empty."""
+    norm = float(np.linalg.norm(other.astype(np.float64)))
+    return float(np.linalg.norm(varnet.astype(np.float64) - other)) / norm if norm else 0.0
 
 
 def _range(values: Sequence[float]) -> list[float]:

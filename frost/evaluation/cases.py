@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import nn
 
-from frost.cache.pairs import PairDataset, input_channels
+from frost.cache.pairs import PairDataset, input_channels, unlearned
 from frost.evaluation.scores import fastmri_scores, mean_of_finite, no_signal, require_finite, ssim_maps
 from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.pipeline.params import Params
@@ -73,8 +73,8 @@ def reconstruct(
 
 
 def blended(images: Images, weight: float) -> Float[np.ndarray, "slice y x"]:
-    """weight * VarNet + (1 - weight) * GRAPPA: what a second stage without training could give."""
-    return np.asarray(weight * images["varnet"] + (1 - weight) * images["grappa"], dtype=np.float32)
+    """weight * VarNet + (1 - weight) * GRAPPA (`unlearned`): what a second stage without training could give."""
+    return np.asarray(weight * images["varnet"] + (1 - weight) * images[unlearned(images)], dtype=np.float32)
 
 
 def best_blend(pairs: PairDataset) -> float:

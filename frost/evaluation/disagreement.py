@@ -2,6 +2,7 @@
 
 Their difference needs no target, so it could mark a wrong patch in a new scan. Whether it does is measured
 where there is a target: rank correlation inside the head, and the mean error in tenths of the disagreement.
+Where two directions are undersampled there is no GRAPPA, and SENSE takes its place (`frost.cache.pairs.unlearned`).
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float
 from scipy.ndimage import uniform_filter
 from scipy.stats import spearmanr
 
+from frost.cache.pairs import unlearned
 from frost.evaluation.cases import Case
 from frost.evaluation.scores import foreground_mask, mean_of_finite
 
@@ -25,10 +27,10 @@ def smooth(difference: Float[np.ndarray, "slice y x"]) -> Float[np.ndarray, "sli
 
 
 def disagreement_map(
-    varnet: Float[np.ndarray, "slice y x"], grappa: Float[np.ndarray, "slice y x"]
+    varnet: Float[np.ndarray, "slice y x"], other: Float[np.ndarray, "slice y x"]
 ) -> Float[np.ndarray, "slice y x"]:
     """|VarNet - GRAPPA|, smoothed, in the scale of the images."""
-    return smooth(varnet - grappa)
+    return smooth(varnet - other)
 
 
 def rank_correlation(
@@ -69,7 +71,7 @@ class Calibration:
         """Inside the head of one volume; nothing where there is no target."""
         if case.target is None or not (mask := foreground_mask(case.target, threshold)).any():
             return
-        predictor = disagreement_map(case.images["varnet"], case.images["grappa"])
+        predictor = disagreement_map(case.images["varnet"], case.images[unlearned(case.images)])
         error = smooth(case.images["rcan"] - case.target)
         self.correlations["spearman"].append(rank_correlation(predictor, error, mask))
         self.correlations["spearman_brightness"].append(rank_correlation(smooth(case.images["varnet"]), error, mask))

@@ -104,6 +104,12 @@ def _add_split(
         if missing:
             n_volumes = len({row["volume"] for row in rows.by_volume})
             result.left_out[f"{split} {score}"] = f"{len(missing)} of {n_volumes} volumes ({missing[0]}, ...): {reason}"
+    n_volumes = len({row["volume"] for row in rows.by_volume})
+    n_grappa = sum(row["image"] == "grappa" for row in rows.by_volume)
+    if 0 < n_grappa < n_volumes:
+        result.left_out[f"{split} grappa"] = (
+            f"the means of GRAPPA are of {n_grappa} of {n_volumes} volumes: it fills no masks of two directions"
+        )
     for board in boards:
         scores, left_out = board.metrics()
         for image, values in scores.items():

@@ -55,7 +55,7 @@ def summary(by_slice: Sequence[Row], by_volume: Sequence[Row]) -> dict[str, dict
     """Means over volumes of each image's scores, what stage 2 gained, and on which share of the slices."""
     metrics: dict[str, dict[str, float]] = {}
     there = {row["image"] for row in by_volume}
-    for image in (one for one in IMAGES if one != "sense" or one in there):  # prepare.sense: null makes none
+    for image in (one for one in IMAGES if one not in ("grappa", "sense") or one in there):  # these some scans lack
         scores = {
             score: mean_of_finite([float(r[score]) for r in by_volume if r["image"] == image]) for score in SLICE_SCORES
         }

@@ -44,22 +44,35 @@ def combine(
     return (coil_images * sens_maps.conj()).sum(dim=-3)
 
 
+def over_coils(mask: Bool[Tensor, "batch *y x"]) -> Bool[Tensor, "batch 1 rows x"]:
+    """Masks of columns or of samples with axes for coils and rows, so that they broadcast against k-space."""
+    return mask[:, None, None] if mask.ndim == 2 else mask[:, None]
+
+
 def centre_maps(
-    kspace: Complex[Tensor, "batch coil y x"], acs: Bool[Tensor, "batch x"]
+    kspace: Complex[Tensor, "batch coil y x"], acs: Bool[Tensor, "batch *y x"]
 ) -> Complex[Tensor, "batch coil y x"]:
     """Sensitivities from the measured centre alone: coil images of low resolution over their root-sum-of-squares.
 
-    The centre is cut out by a Hann window, as wide as the centre lines and twice as high, so that no edge of it rings.
+    The centre is cut out by a Hann window, as wide as the centre lines and twice as high, so that no edge of it rings,
+    and no higher than the box that was measured where the centre is one of samples.
     In air the maps are those of the noise, in which a root-sum-of-squares image has its floor. The norm over coils is 1
     in every pixel; a coil without signal has the map 0 (McKenzie 2002, doi:10.1002/mrm.10087).
     """
-    height, n_lines = kspace.shape[-2], acs.sum(-1, keepdim=True)
-    columns = torch.sin(torch.pi * acs.cumsum(-1) / (n_lines + 1)).square() * acs
-    n_rows = (2 * n_lines).clamp(16, height)
-    place = torch.arange(height, device=acs.device) - (height // 2 - n_rows // 2) + 1
-    rows = torch.sin(torch.pi * place / (n_rows + 1)).square() * ((place >= 1) & (place <= n_rows))
-    images = ifft2c(kspace * (rows[:, None, :, None] * columns[:, None, None, :]))
+    height = kspace.shape[-2]
+    columns = acs if acs.ndim == 2 else acs.any(-2)
+    n_rows = (2 * columns.sum(-1, keepdim=True)).clamp(16, height)
+    place = torch.arange(height, device=acs.device) - (height // 2 - n_rows // 2)
+    rows = (place >= 0) & (place < n_rows)
+    if acs.ndim == 3:
+        rows = rows & acs.any(-1)
+    images = ifft2c(kspace * (_hann(rows)[:, None, :, None] * _hann(columns)[:, None, None, :]))
     return images / rss(images).unsqueeze(-3).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _hann(inside: Bool[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+    """A Hann window on the samples that are True, which lie beside each other."""
+    return torch.sin(torch.pi * inside.cumsum(-1) / (inside.sum(-1, keepdim=True) + 1)).square() * inside
 
 
 def center_crop(images: Shaped[Tensor, "*batch y x"], shape: tuple[int, int]) -> Shaped[Tensor, "*batch h w"]:

@@ -19,8 +19,8 @@ def varnet_coil_images(
     varnet: nn.Module,
     device: torch.device,
     measured: Complex[Tensor, "coil y x"],
-    mask: Bool[Tensor, " x"],
-    acs: Bool[Tensor, " x"],
+    mask: Bool[Tensor, "*y x"],
+    acs: Bool[Tensor, "*y x"],
 ) -> Complex[Tensor, "coil y x"]:
     """What VarNet says that every coil sees, on the whole frame."""
     if not hasattr(varnet, "coil_images"):
@@ -46,7 +46,7 @@ def scale_coil_images(
 
 
 def residual(
-    coil_images: Complex[Tensor, "coil y x"], measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, " x"]
+    coil_images: Complex[Tensor, "coil y x"], measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, "*y x"]
 ) -> float:
     """||M(F c) - y|| / ||y||; 0, and not 0 / 0, for empty images of an empty slice."""
     unit = power_of_two(measured[None])
@@ -55,7 +55,7 @@ def residual(
 
 
 def project(
-    coil_images: Complex[Tensor, "coil y x"], measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, " x"]
+    coil_images: Complex[Tensor, "coil y x"], measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, "*y x"]
 ) -> Complex[Tensor, "coil y x"]:
     """The nearest coil images whose k-space is the measured one where something was measured."""
     return ifft2c(torch.where(mask, measured, fft2c(coil_images)))
@@ -65,7 +65,7 @@ def consistent_image(
     magnitude: Float[Tensor, "h w"],
     coil_images: Complex[Tensor, "coil y x"],
     measured: Complex[Tensor, "coil y x"],
-    mask: Bool[Tensor, " x"],
+    mask: Bool[Tensor, "*y x"],
 ) -> Float[Tensor, "y x"]:
-    """The full-frame image after the measured lines were put back into what `magnitude` says of k-space."""
+    """The full-frame image after the measured samples were put back into what `magnitude` says of k-space."""
     return rss(project(scale_coil_images(coil_images, magnitude), measured, mask))

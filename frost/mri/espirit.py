@@ -17,6 +17,7 @@ from torch import Tensor
 
 from frost.mri.coils import center_crop, rss
 from frost.mri.fourier import fft2c, ifft2c
+from frost.mri.sampling import Centre
 from frost.pipeline.params import Params
 
 SQUARINGS = 6  # of G: 64 steps of the power iteration
@@ -31,14 +32,17 @@ class EspiritParams(Params):
     grid: int = Field(ge=8)  # points of the coarse grid along y and along x
 
 
-def espirit_maps(kspace: Complex[Tensor, "coil y x"], acs: slice, params: EspiritParams) -> Complex[Tensor, "coil y x"]:
+def espirit_maps(
+    kspace: Complex[Tensor, "coil y x"], acs: Centre, params: EspiritParams
+) -> Complex[Tensor, "coil y x"]:
     """One set of maps, of norm 1 over coils in every pixel, and in phase with the strongest combination of coils.
 
-    acs: the measured centre columns. A coil without signal has the map 0; data without signal give maps of 0.
+    acs: the measured centre. A coil without signal has the map 0; data without signal give maps of 0.
     """
     height, width = kspace.shape[1:]
-    rows = min(params.rows, height)
-    centre = kspace[:, height // 2 - rows // 2 :, acs][:, :rows]
+    rows, columns = acs if isinstance(acs, tuple) else (slice(0, height), acs)
+    n_rows = min(params.rows, rows.stop - rows.start)
+    centre = kspace[:, max(height // 2 - n_rows // 2, rows.start) : rows.stop, columns][:, :n_rows]
     if not centre.any():
         return torch.zeros_like(kspace)
     covariance = torch.einsum("ayx,byx->ab", centre, centre.conj())

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from frost.errors import InputError
+from frost.mri.sampling import Centre
 from frost.mri.scale import power_of_two
 from frost.pipeline.params import Params
 
@@ -58,8 +59,8 @@ class GrappaParams(Params):
 
 def grappa(
     kspace: Complex[Tensor, "*slice coil y x"],
-    mask: Bool[Tensor, " column"],
-    acs: slice,
+    mask: Bool[Tensor, "*y column"],
+    acs: Centre,
     params: GrappaParams,
     products: Complex[Tensor, "lag centre centre coil coil"] | None = None,
 ) -> Complex[Tensor, "*slice coil y x"]:
@@ -70,8 +71,10 @@ def grappa(
     measured neighbour is farther away than the centre is wide. products: the sum of `centre_products` over a
     volume, where these slices are not all of it.
 
-    Raises InputError where the centre is not measured or is too small to fit any weights.
+    Raises InputError where the centre is not measured or is too small to fit any weights, and for a mask of samples.
     """
+    if mask.ndim > 1 or isinstance(acs, tuple):
+        raise InputError("mask: GRAPPA fills whole columns; single samples are missing here, in two directions")
     _check(kspace, mask, acs, params)
     missing, lines = source_lines(mask, acs.stop - acs.start, params.kernel_lines)
     # Inside, the axes are x, coil, y: whole columns are picked and put, and one matrix transposes all coils.

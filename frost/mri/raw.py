@@ -46,32 +46,53 @@ def mean_of_averages(averages: Complex[np.ndarray, "average coil y x"]) -> Compl
     return np.ascontiguousarray(averages.sum(axis=0) / count, dtype=np.complex64)
 
 
-def measured_columns(slices: Iterable[Complex[np.ndarray, "coil y x"]]) -> Bool[np.ndarray, " x"]:
-    """The columns that are not zero in some coil of some slice: the mask, where nothing tells it.
+def measured_mask(slices: Iterable[Complex[np.ndarray, "coil y x"]]) -> Bool[np.ndarray, "*y x"]:
+    """What is not zero in some coil, the mask where nothing tells it: columns, or samples where single ones lack.
 
-    Raises InputError where slices were measured on different columns, or single samples are missing rather than
-    columns, as under masks in two directions. Empty slices tell nothing.
+    Raises InputError where slices were measured by different masks. Empty slices tell nothing.
     """
-    columns: Bool[np.ndarray, " x"] | None = None
+    mask: Bool[np.ndarray, "*y x"] | None = None
     for i, kspace in enumerate(slices):
-        support = (kspace != 0).any(axis=0)
-        rows, found = support.any(axis=1), support.any(axis=0)
-        if not found.any():
+        samples = (kspace != 0).any(axis=0)
+        if not samples.any():
             continue
-        if support.sum() < 0.9 * rows.sum() * found.sum():
-            raise InputError("samples are missing in both directions; masks of whole phase-encoding lines are read")
-        if columns is None:
-            columns = found
-        if not np.array_equal(columns, found):
+        found = samples if are_scattered(samples) else samples.any(axis=0)
+        if mask is None:
+            mask = found
+        if not np.array_equal(mask, found):
+            what = "samples" if mask.ndim + found.ndim > 2 else "lines"
             raise InputError(
-                f"slice {i} was measured on other lines than those before it ({found.sum()} and {columns.sum()}); "
+                f"slice {i} was measured on other {what} than those before it ({found.sum()} and {mask.sum()}); "
                 "one mask for all slices is needed"
             )
         if not has_gaps(found):
             return found  # complete: the other slices need not be read
-    if columns is None:
+    if mask is None:
         raise InputError("all samples are zero")
-    return columns
+    return mask
+
+
+def are_scattered(samples: Bool[np.ndarray, "y x"]) -> bool:
+    """Whether of the measured rows and columns single samples are missing, as where two directions are undersampled.
+
+    More than a tenth of those between measured ones: some are zero by chance, and corners that the scanner left out lie
+    outside.
+    """
+    rows, columns = samples.any(axis=1), samples.any(axis=0)
+    crossed = samples if rows.all() and columns.all() else samples[np.ix_(rows, columns)]
+    return not crossed.all() and int((between(crossed) & ~crossed).sum()) > 0.1 * crossed.size
+
+
+def between(samples: Bool[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
+    """What lies between measured samples both of its row and of its column, measured or not."""
+    since = np.maximum.accumulate
+    along = [since(samples, axis) & np.flip(since(np.flip(samples, axis), axis), axis) for axis in (0, 1)]
+    return np.asarray(along[0] & along[1])
+
+
+def as_columns(mask: Bool[np.ndarray, "y x"]) -> Bool[np.ndarray, "*y x"]:
+    """A mask of samples as one of columns, where it is that."""
+    return mask[0].copy() if (mask == mask[0]).all() else mask
 
 
 def extent(columns: Bool[np.ndarray, " x"]) -> tuple[int, int]:
@@ -80,13 +101,14 @@ def extent(columns: Bool[np.ndarray, " x"]) -> tuple[int, int]:
     return int(indices[0]), int(indices[-1]) + 1
 
 
-def has_gaps(columns: Bool[np.ndarray, " x"]) -> bool:
-    """Whether lines are missing between measured ones; those at the edges are a scanner's padding."""
-    return not columns[slice(*extent(columns))].all()
+def has_gaps(mask: Bool[np.ndarray, "*y x"]) -> bool:
+    """Whether lines are missing between measured ones; those at the edges are a scanner's padding. So are samples."""
+    return mask.ndim == 2 or not mask[slice(*extent(mask))].all()
 
 
-def require_centre(columns: Bool[np.ndarray, " x"]) -> None:
-    """Raise InputError where the two middle lines were not measured."""
-    centre = len(columns) // 2
-    if not columns[max(centre - 1, 0) : centre + 1].all():
-        raise InputError(f"the centre of k-space was not measured; lines {centre - 1} and {centre} are needed")
+def require_centre(mask: Bool[np.ndarray, "*y x"]) -> None:
+    """Raise InputError where the two middle lines, or the four middle samples, were not measured."""
+    middle = tuple(slice(max(n // 2 - 1, 0), n // 2 + 1) for n in mask.shape)
+    if not mask[middle].all():
+        what, centre = ("samples", "lines")[mask.ndim == 1], " and ".join(str(n // 2) for n in mask.shape)
+        raise InputError(f"the centre of k-space was not measured; {what} {centre} are needed")

@@ -18,6 +18,7 @@ from torch import Tensor
 from frost.mri.coils import combine, expand, rss
 from frost.mri.espirit import EspiritParams, espirit_maps
 from frost.mri.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, to_corner
+from frost.mri.sampling import Centre
 from frost.mri.scale import power_of_two
 from frost.mri.wavelets import shrink
 from frost.pipeline.params import Params
@@ -40,18 +41,19 @@ class SenseImageParams(SenseParams):
 def sense_image(
     kspace: Complex[Tensor, "coil y x"],
     mask: Bool[Tensor, "*y x"],
-    acs: slice,
+    acs: Centre,
     params: SenseImageParams,
-    start: Complex[Tensor, "coil y x"],
+    start: Complex[Tensor, "coil y x"] | None = None,
 ) -> Float[Tensor, "y x"]:
-    """The root-sum-of-squares of what the coils see of `sense`'s image, by maps from the centre columns `acs`.
+    """The root-sum-of-squares of what the coils see of `sense`'s image, by maps from the measured centre `acs`.
 
-    start: coil images that the search begins with, such as GRAPPA's.
+    start: coil images that the search begins with, such as GRAPPA's; by default those of the zero-filled k-space.
     """
     unit = power_of_two(torch.where(mask, kspace, 0)[None])  # maps and steps need squares
-    kspace, start = kspace / unit, start / unit
+    kspace = kspace / unit
     sens_maps = espirit_maps(torch.where(mask, kspace, 0), acs, params.maps)
-    return rss(expand(sense(kspace, mask, sens_maps, params, combine(start, sens_maps)), sens_maps)) * unit
+    first = None if start is None else combine(start / unit, sens_maps)
+    return rss(expand(sense(kspace, mask, sens_maps, params, first), sens_maps)) * unit
 
 
 def sense(

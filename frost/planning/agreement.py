@@ -14,6 +14,7 @@ from frost.planning.sections import ProjectParams, fault_of
 from frost.scans.volumes import Split, Volume
 from frost.simulation.simulate import plan as planned_scans
 from frost.training.pretrained import load_pretrained
+from frost.training.scan_dataset import batch_shape
 
 Index = Mapping[Split, Sequence[Volume]]
 
@@ -73,8 +74,9 @@ def with_scans(params: ProjectParams, index: Index) -> Iterator[str]:
     everyone = [volume for volumes in index.values() for volume in volumes]
     if params.prepare:
         yield from _classical(params, everyone)
+    yield from _two_directions(params, everyone)
     if params.train_varnet and params.train_varnet.trains:
-        shapes = [(volume.n_coils, volume.height, volume.width, *volume.crop) for volume in _scored(index["train"])]
+        shapes = [batch_shape(volume) for volume in _scored(index["train"])]
         yield from _training("train_varnet", params.train_varnet.fit.batch_size, shapes, index)
         yield from _folds(params.train_varnet.folds, index["train"])
     if params.train_rcan:
@@ -99,25 +101,43 @@ def _scored(volumes: Sequence[Volume]) -> list[Volume]:
 def _classical(params: ProjectParams, everyone: Sequence[Volume]) -> Iterator[str]:
     assert params.prepare
     grappa = params.prepare.grappa
-    without = [volume for volume in everyone if not volume.has_grappa]
+    columns = [volume for volume in everyone if not volume.mask.of_samples]  # GRAPPA fills no others
+    without = [volume for volume in columns if not volume.has_grappa]
     if grappa.source == "file" and without:
         yield (
-            f"{WHERE}prepare.grappa.source: file: {len(without)} of {len(everyone)} volumes have no `image_grappa`, "
+            f"{WHERE}prepare.grappa.source: file: {len(without)} of {len(columns)} volumes have no `image_grappa`, "
             f"{without[0].key} the first; `computed` makes one"
         )
     if grappa.source == "computed" or params.prepare.sense is not None:
-        low = [volume for volume in everyone if volume.height < grappa.kernel_points]
+        low = [volume for volume in columns if volume.height < grappa.kernel_points]
         if low:
             yield (
                 f"{WHERE}prepare.grappa.kernel_points: {grappa.kernel_points} must not exceed the {low[0].height} rows "
                 f"of {low[0].key}"
             )
-        few = [volume for volume in everyone if n_low_frequencies(volume.mask, volume.width) == 1]
+        few = [volume for volume in columns if n_low_frequencies(volume.mask, volume.width) == 1]
         if few:
             yield (
                 f"{WHERE}index.masks.center_fractions: GRAPPA needs at least 2 centre lines; "
-                f"{len(few)} of {len(everyone)} volumes get 1, {few[0].key} the first"
+                f"{len(few)} of {len(columns)} volumes get 1, {few[0].key} the first"
             )
+
+
+def _two_directions(params: ProjectParams, everyone: Sequence[Volume]) -> Iterator[str]:
+    """What masks of samples do not go with: all that needs GRAPPA."""
+    scattered = [volume for volume in everyone if volume.mask.of_samples]
+    if not scattered:
+        return
+    why = (
+        f"{len(scattered)} of {len(everyone)} volumes, {scattered[0].key} the first, are undersampled in two "
+        "directions, which GRAPPA does not fill"
+    )
+    if params.train_rcan:
+        for name in params.train_rcan.inputs:
+            if name.startswith("grappa"):
+                yield f"{WHERE}train_rcan.inputs: {name}: {why}; [varnet, sense] does without it"
+    if params.train_varnet and params.train_varnet.network.name == "grappa_varnet":
+        yield f"{WHERE}train_varnet.network: grappa_varnet: {why}; take varnet"
 
 
 def _training(stage: str, batch_size: int, shapes: Sequence[tuple[int, ...]], index: Index) -> Iterator[str]:

@@ -61,8 +61,9 @@ def kspace_inputs(volumes: Sequence[Volume], batch_size: int) -> list[Tensor]:
     """A batch of the largest scans for a network of stage 1, without numbers."""
     largest = max(volumes, key=lambda volume: volume.n_coils * volume.height * volume.width)
     shape = (batch_size, largest.n_coils, largest.height, largest.width)
-    columns = torch.ones(batch_size, largest.width, dtype=torch.bool, device="meta")
-    return [torch.empty(shape, dtype=torch.complex64, device="meta"), columns, columns]
+    frame = shape[2:] if largest.mask.of_samples else shape[3:]
+    mask = torch.ones(batch_size, *frame, dtype=torch.bool, device="meta")
+    return [torch.empty(shape, dtype=torch.complex64, device="meta"), mask, mask]
 
 
 def image_inputs(volumes: Sequence[Volume], batch_size: int, n_inputs: int) -> list[Tensor]:

@@ -22,6 +22,7 @@ from frost.planning.estimates import (
 from frost.planning.sections import ProjectParams
 from frost.scans.volumes import SPLITS, Volume
 from frost.training.fit import FitParams
+from frost.training.scan_dataset import batch_shape
 
 
 def plan_lines(params: ProjectParams, index: Index, store: Store) -> Iterator[str]:
@@ -74,9 +75,7 @@ def _stage_one(params: ProjectParams, index: Index, store: Store) -> str:
     if not stage.trains:
         return f"train_varnet: weights of {stage.import_}, without training"
     state = "" if any(name.startswith("PET_") for name in os.environ) else state_of_stage_one(stage, index, store)
-    shapes = [
-        (volume.n_coils, volume.height, volume.width, *volume.crop) for volume in scored for _ in range(volume.n_slices)
-    ]
+    shapes = [batch_shape(volume) for volume in scored for _ in range(volume.n_slices)]
     numbers = size(network, kspace_inputs(scored, stage.fit.batch_size), stage.fit)
     name = stage.network.name if stage.import_ is None else f"weights of {stage.import_}"
     folds = f", then {stage.folds} folds" if stage.folds > 1 else ""

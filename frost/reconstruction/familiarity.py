@@ -19,7 +19,10 @@ PROPERTIES = {
     "columns": Property("{} columns", 1.25),
     "acceleration": Property("acceleration {} with centre lines", 1.1, ".1f"),
     "noise": Property("noise {}", 1.5, ".1%"),
+    "directions": Property("phase directions undersampled: {}", 1.0),
     "difference": Property("VarNet and GRAPPA differ by {}", 1.5, ".0%", only_above=True),
+    "difference_sense": Property("VarNet and SENSE differ by {}", 1.5, ".0%", only_above=True),
+    "difference_zero_filled": Property("VarNet and the zero-filled image differ by {}", 1.5, ".0%", only_above=True),
 }
 
 
@@ -30,6 +33,7 @@ def familiarity(trained_on: Mapping[str, Sequence[float]], scan: Mapping[str, fl
     """
     if not trained_on:
         return "unknown: its networks hold no record of their training scans"
+    trained_on, scan = {"directions": (1.0, 1.0)} | dict(trained_on), {"directions": 1.0} | dict(scan)
     reasons = [
         _reason(PROPERTIES[name], scan[name], *trained_on[name])
         for name in PROPERTIES

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from frost.cache.classical import PrepareParams, classical_channels, classical_images
 from frost.cache.frozen import network_images, scan_properties
-from frost.cache.pairs import DIFFERENT, input_channels, parse_channel, relative_difference
+from frost.cache.pairs import DIFFERENCES, input_channels, parse_channel, relative_difference, unlearned
 from frost.errors import InputError
 from frost.evaluation.scores import fastmri_scores, require_finite
 from frost.mri.consistency import consistent_image, varnet_coil_images
@@ -122,9 +122,11 @@ def reconstruct_volume(
 ) -> dict[str, Float[np.ndarray, "slice y x"]]:
     """Every image of a volume: zero_filled, grappa, sense, varnet, rcan, and target where the file has or allows one.
 
-    `consistent`: the measured lines are put back into RCAN's image, see `frost.mri.consistency`.
+    `consistent`: the measured samples are put back into RCAN's image, see `frost.mri.consistency`. Raises InputError
+    where a network needs GRAPPA's image and the scan is undersampled in two directions.
     """
     channels = classical_channels(reader.volume, models.prepare)
+    require_channels(models, reader)
     classical = np.stack(list(classical_images(reader, models.prepare)), axis=1)
     images = {name: stack for name, stack in zip(channels, classical) if name != "target_clean"}
     images["varnet"] = np.concatenate(list(network_images(reader, models.varnet, models.device)))
@@ -140,6 +142,17 @@ def reconstruct_volume(
             rcan[i] = reader.crop(consistent_image(torch.from_numpy(image), coil_images, measured, mask)).numpy()
     images["rcan"] = np.stack(rcan)
     return images
+
+
+def require_channels(models: Models, reader: VolumeReader) -> None:
+    """InputError where a volume cannot have the images that the networks take in."""
+    if reader.volume.mask.of_samples:
+        with reader.named():
+            if any(parse_channel(name)[0] == "grappa" for name in models.inputs):
+                raise InputError(
+                    "undersampled in two directions, which GRAPPA does not fill, and these networks take its image in; "
+                    "networks with train_rcan.inputs: [varnet, sense] do without"
+                )
 
 
 @dataclass
@@ -249,12 +262,13 @@ def reconstructed(
     images = reconstruct_volume(models, reader, ensemble, consistent)
     milliseconds = 1e3 * (time.perf_counter() - started) / volume.n_slices
     require_finite(volume.file, images)
-    difference = relative_difference(*(images[name][volume.n_slices // 2] for name in DIFFERENT))
+    other = unlearned(images)
+    difference = relative_difference(*(images[name][volume.n_slices // 2] for name in ("varnet", other)))
     row = {
         "volume": volume.name,
         "n_slices": volume.n_slices,
         "ms": milliseconds if timed else None,
-        "familiarity": familiarity(models.trained_on, scan_properties(reader) | {"difference": difference}),
+        "familiarity": familiarity(models.trained_on, scan_properties(reader) | {DIFFERENCES[other]: difference}),
         "ssim": {},
     }
     target = images.pop("target", None)
@@ -273,15 +287,16 @@ def new_masks(models: Models, acceleration: float | None, center_fraction: float
     Trained for several accelerations, it has centre lines for each: the record nearest to the given one counts, or to
     `USUAL_ACCELERATION` where none is given.
     """
-    drawn = [mask for mask in models.masks if mask["kind"] != "file"] or models.masks
+    in_files = {"file": "equispaced", "file_2d": "poisson"}
+    drawn = [mask for mask in models.masks if mask["kind"] not in in_files] or models.masks
     wanted = acceleration or USUAL_ACCELERATION
     trained = min(drawn, key=lambda mask: abs((mask["acceleration"] or wanted) - wanted))
     default = trained["acceleration"] or USUAL_ACCELERATION
     return checked(
         MaskParams,
         {
-            "kind": "equispaced" if trained["kind"] == "file" else trained["kind"],
-            "accelerations": [acceleration or (round(default) if trained["kind"] == "file" else default)],
+            "kind": in_files.get(trained["kind"], trained["kind"]),
+            "accelerations": [acceleration or (round(default) if trained["kind"] in in_files else default)],
             "center_fractions": [
                 center_fraction if center_fraction is not None else trained["center_fraction"] or 0.08
             ],

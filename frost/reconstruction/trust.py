@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from frost.cache.pairs import unlearned
 from frost.evaluation.disagreement import disagreement_map, rank_correlation, smooth
 from frost.evaluation.scores import BORDER, foreground_mask, no_signal, ssim_maps
 from frost.mri.coils import rss
@@ -57,7 +58,8 @@ def trust(models: Models, reader: VolumeReader, threshold: float) -> Trust:
                 (residual(varnet, measured, mask), residual(scaled, measured, mask), noise_share(measured, mask))
             )
         projected.append(reader.crop(rss(project(scaled, measured, mask))).numpy())
-    images |= {"consistent": np.stack(projected), "disagreement": disagreement_map(images["varnet"], images["grappa"])}
+    disagreement = disagreement_map(images["varnet"], images[unlearned(images)])
+    images |= {"consistent": np.stack(projected), "disagreement": disagreement}
     names = ("residual_varnet", "residual_rcan", "residual_noise")
     row = {"volume": reader.volume.name, **dict(zip(names, np.mean(residuals or [(0.0, 0.0, 0.0)], axis=0).tolist()))}
     if "target" in images and not no_signal(images["target"]):

@@ -16,9 +16,12 @@ import h5py
 import numpy as np
 
 from frost.errors import InputError
+from frost.mri.raw import as_columns, require_centre
 
 # Far above what a scanner makes, far below what would exhaust a machine.
-MAX_SHAPE = {"kspace": (4096, 512, 8192, 8192), "image": (4096, 8192, 8192), "mask": (8192,)}
+MAX_SHAPE = {
+    "kspace": (4096, 512, 8192, 8192), "image": (4096, 8192, 8192), "mask": (8192,), "samples": (8192, 8192),
+}  # fmt: skip
 MAX_BYTES = 1 << 30  # of one slice, and of one chunk, which HDF5 unpacks as a whole
 MAX_TEXT = 4 << 20
 
@@ -97,16 +100,16 @@ def link_names(file: h5py.File) -> list[str]:
     return [name for name, _ in zip(file, range(64)) if isinstance(name, str)]
 
 
-def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask"]) -> h5py.Dataset:
+def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask", "samples"]) -> h5py.Dataset:
     """The dataset `name`, once all that can be known without reading it is as it should be.
 
     A `kspace` holds complex numbers (slice, coil, y, x), see `is_complex`; an `image` real ones (slice, y, x); a
-    `mask` numbers (x,). Raises InputError.
+    `mask` numbers (x,), `samples` those of a mask (y, x). Raises InputError.
     """
     where = f"{file.filename}: `{name}`"
     found = hard_dataset(file, name)
     shape: tuple[int, ...] = found.shape or ()
-    axes = {"kspace": "(slice, coil, y, x)", "image": "(slice, y, x)", "mask": "(x,)"}[form]
+    axes = {"kspace": "(slice, coil, y, x)", "image": "(slice, y, x)", "mask": "(x,)", "samples": "(y, x)"}[form]
     if form == "kspace":
         if not is_complex(found):
             wanted = "complex numbers are needed, or real and imaginary part as a last axis of 2"
@@ -115,8 +118,8 @@ def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask"]
         if len(shape) == 3:
             axes += " is needed: an axis of 1 coil for single-coil files, `kspace[:, None]`, or of 1 slice"
             raise InputError(f"{where}: has shape {shape}; {axes}")
-    elif found.dtype.kind not in {"image": "f", "mask": "biuf"}[form]:
-        words = {"image": "real numbers", "mask": "0 and 1"}[form]
+    elif found.dtype.kind not in ("f" if form == "image" else "biuf"):
+        words = "real numbers" if form == "image" else "0 and 1"
         raise InputError(f"{where}: holds {found.dtype}; {words} are needed")
     limits = MAX_SHAPE[form]
     if len(shape) != len(limits) or 0 in shape:
@@ -124,7 +127,7 @@ def dataset(file: h5py.File, name: str, form: Literal["kspace", "image", "mask"]
     sizes = [math.prod(found.shape[1:]), math.prod(found.chunks or (1,))]
     if any(n > limit for n, limit in zip(shape, limits)) or max(sizes) * found.dtype.itemsize > MAX_BYTES:
         raise InputError(f"{where}: declares shape {shape} and chunks {found.chunks}; no scan is so large")
-    _require_filters(where, found)
+    require_filters(where, found)
     return found
 
 
@@ -139,7 +142,7 @@ def complex_dataset(file: h5py.File, name: str, axes: tuple[str, ...]) -> h5py.D
     sizes = [math.prod(shape[-3:]), math.prod(found.chunks or (1,))]
     if max(shape) > MAX_SHAPE["kspace"][-1] or max(sizes) * found.dtype.itemsize > MAX_BYTES:
         raise InputError(f"{where}: declares shape {shape} and chunks {found.chunks}; no scan is so large")
-    _require_filters(where, found)
+    require_filters(where, found)
     return found
 
 
@@ -179,7 +182,7 @@ def kspace_shape(found: h5py.Dataset) -> tuple[int, ...]:
     return shape[:-1] if found.dtype.kind == "f" else shape
 
 
-def _require_filters(where: str, found: h5py.Dataset) -> None:
+def require_filters(where: str, found: h5py.Dataset) -> None:
     """Raise InputError for data packed by a filter that is not here, once hdf5plugin has had a chance to bring it."""
     pipeline = found.id.get_create_plist()
     for k in range(pipeline.get_nfilters()):
@@ -282,9 +285,14 @@ def read_slice(found: h5py.Dataset, i: int, dtype: type[np.generic]) -> np.ndarr
     return values
 
 
-def read_mask(file: h5py.File, width: int) -> np.ndarray:
-    """The dataset `mask` as bool (x,). InputError unless 0 and 1, of that width, its centre acquired."""
+def read_mask(file: h5py.File, width: int, height: int | None = None) -> np.ndarray:
+    """The dataset `mask` as bool (x,). InputError unless 0 and 1, of that width, its centre acquired.
+
+    height: where a mask of samples, (y, x), is read too; one that is of whole columns is returned as (x,)
+    """
     where = f"{file.filename}: `mask`"
+    if height is not None and hard_dataset(file, "mask").ndim == 2:
+        return _read_samples(dataset(file, "mask", "samples"), where, (height, width))
     found = dataset(file, "mask", "mask")
     if found.shape != (width,):
         raise InputError(f"{where}: has shape {found.shape}; one value for each of the {width} columns is needed")
@@ -297,3 +305,17 @@ def read_mask(file: h5py.File, width: int) -> np.ndarray:
         hint = "those at its ends are: apply `fftshift`" if at_ends else "centre lines are needed to calibrate"
         raise InputError(f"{where}: the columns in the middle are not acquired; {hint}")
     return np.asarray(values, dtype=bool)
+
+
+def _read_samples(found: h5py.Dataset, where: str, shape: tuple[int, int]) -> np.ndarray:
+    if found.shape != shape:
+        raise InputError(f"{where}: has shape {found.shape}; one value for each of the {shape} samples is needed")
+    values = found[()]
+    if not np.isin(values, (0, 1)).all():
+        raise InputError(f"{where}: has values other than 0 and 1")
+    mask = np.asarray(values, dtype=bool)
+    try:
+        require_centre(mask)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return as_columns(mask)

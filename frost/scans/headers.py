@@ -62,7 +62,11 @@ def read_scan(
         width=width,
         crop=header.crop,
         mask=MaskRecord(
-            kind="file", acceleration=header.acceleration, center_fraction=None, seed=None, padding=header.padding
+            kind="file_2d" if header.of_samples else "file",
+            acceleration=header.acceleration,
+            center_fraction=None,
+            seed=None,
+            padding=header.padding,
         ),
         target=header.target,
         has_clean_target=header.has_clean_target,

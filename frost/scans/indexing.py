@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from frost.errors import InputError
-from frost.mri.sampling import MaskRecord, draw_mask, seed_from_name
+from frost.mri.sampling import ColumnKind, MaskRecord, draw_mask, seed_from_name
 from frost.pipeline.params import Params
 from frost.scans.formats.contract import Format, Found
 from frost.scans.headers import Scan, format_of, read_scan
@@ -25,7 +25,7 @@ from frost.scans.splits import SplitParams, cut_splits
 from frost.scans.volumes import SPLITS, Layout, Split, Volume
 
 Say = Callable[[str], object]
-DrawnKind = Literal["random", "equispaced", "equispaced_fraction", "magic", "magic_fraction"]
+DrawnKind = ColumnKind | Literal["poisson"]
 
 
 def _as_list(value: object) -> object:
@@ -36,10 +36,11 @@ class MaskParams(Params):
     """The masks drawn for fully sampled files. A file that holds a mask keeps it."""
 
     kind: Annotated[list[DrawnKind], BeforeValidator(_as_list), Field(min_length=1)]
-    """One, or several of which each record draws one; a kind that stands there twice comes twice as often."""
+    """One, or several of which each record draws one; a kind that stands there twice comes twice as often. `poisson`
+    undersamples both directions, by samples that keep apart; the others leave out columns."""
     accelerations: Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1)]
     center_fractions: list[Annotated[float, Field(gt=0, lt=1)]]
-    """One for each acceleration."""
+    """One for each acceleration: a share of the columns, or of the rows and of the columns."""
     pick: Literal["one", "all"]
     """Of several accelerations: one for each volume, drawn, or a record for each."""
     masks_per_volume: Annotated[int, Field(ge=1)]
@@ -201,7 +202,7 @@ def _with_masks(scan: Scan, split: Split, masks: MaskParams, where: str) -> Iter
                 choices=len(drawn_from) if masks.seed == "fastmri" else 1,
             )
             try:
-                draw_mask(record, volume.width)
+                draw_mask(record, volume.width, volume.height)
             except ValueError as error:
                 raise InputError(f"{where}: {volume.file}: {error}") from None
             yield volume.model_copy(update={"name": name, "mask": record})

@@ -8,7 +8,7 @@ import torch
 
 from frost.errors import InputError
 from frost.mri.noise import noise_share
-from frost.mri.sampling import MaskRecord, detect_acs, effective_acceleration
+from frost.mri.sampling import MaskRecord, detect_centre, effective_acceleration
 from frost.scans.formats import FORMATS, recognise
 from frost.scans.formats.contract import Found
 from frost.scans.headers import read_scan
@@ -37,9 +37,12 @@ class Inspected:
     """Where the size of the image was found."""
     sampling: str = ""
     """`full`, `undersampled`, or `mask on full k-space`."""
+    directions: int = 1
+    """Phase-encoding directions of the mask: 2 where it is of samples, not of lines."""
     lines: int = 0
-    """Phase-encoding lines that were measured, or that the mask takes of full k-space."""
+    """Phase-encoding lines, or samples, that were measured, or that the mask takes of full k-space."""
     centre_lines: int = 0
+    """Lines of the fully measured centre; of one of samples its shorter side."""
     acceleration: float | None = None
     """As the file or its name has it."""
     effective_acceleration: float | None = None
@@ -90,26 +93,26 @@ def _read(root: Path, volume: Volume, has_mask: bool, result: Inspected) -> None
         drawn = MaskRecord(kind="equispaced", acceleration=1, center_fraction=1, seed=0, padding=volume.mask.padding)
         volume = volume.model_copy(update={"mask": drawn})
     norms = np.zeros((volume.n_slices, volume.n_coils))
-    columns = np.zeros(volume.width, bool)
+    samples = np.zeros((volume.height, volume.width), bool)
     with VolumeReader(root, volume) as reader:
         for i in range(volume.n_slices):
             kspace = reader.kspace(i)
             norms[i] = torch.linalg.vector_norm(kspace, dim=(1, 2), dtype=torch.complex128).numpy()
-            columns |= kspace.abs().amax((0, 1)).numpy() > 0
+            samples |= kspace.abs().amax(0).numpy() > 0
         result.odd += reader.remarks()
-        measured = columns.copy()
+        measured = samples.any(axis=0)
         if has_mask:
-            mask = reader.mask().numpy()
-            result.sampling = "mask on full k-space" if (columns & ~mask).any() else "undersampled"
-            measured = mask
+            measured = reader.mask().numpy()
+            result.sampling = "mask on full k-space" if (samples & ~measured).any() else "undersampled"
         else:
             result.sampling = "full"
         kspace = reader.kspace(int(norms.sum(axis=1).argmax()))
     if not norms.any():
         raise InputError(f"{root / volume.file}: k-space is zero")
     result.lines = int(measured.sum())
-    acs = detect_acs(measured)
-    result.centre_lines = acs.stop - acs.start
+    result.directions = measured.ndim
+    acs = detect_centre(measured)
+    result.centre_lines = min(part.stop - part.start for part in (acs if isinstance(acs, tuple) else (acs,)))
     result.effective_acceleration = effective_acceleration(measured, volume.mask.padding)
     result.noise = noise_share(kspace, torch.from_numpy(measured))
     result.odd += _odd(norms, result, volume)
@@ -150,6 +153,12 @@ def _use(result: Inspected, found: Found) -> str:
     return f"{mask}, train on it or score it against {source[result.target]}"
 
 
+def _lines(result: Inspected) -> str:
+    if result.directions == 1:
+        return f"{result.lines} lines, {result.centre_lines} in the centre"
+    return f"{result.lines} samples in two directions, a centre of {result.centre_lines} rows or columns at least"
+
+
 def described(result: Inspected) -> list[str]:
     """The same in lines for a terminal."""
     lines = [f"{result.file}: {f'{result.format} ({result.why})' if result.format else 'of no format'}"]
@@ -162,10 +171,7 @@ def described(result: Inspected) -> list[str]:
     if result.effective_acceleration is not None:
         nominal = f"{result.acceleration:g}-fold by the header, " if result.acceleration else ""
         effective = f"{result.effective_acceleration:.2f}-fold with the centre counted"
-        rows.append(
-            ("sampling", f"{result.sampling}: {result.lines} lines, {result.centre_lines} in the centre; "
-             f"{nominal}{effective}")
-        )  # fmt: skip
+        rows.append(("sampling", f"{result.sampling}: {_lines(result)}; {nominal}{effective}"))
     if result.noise is not None:
         rows.append(("noise", f"{100 * result.noise:.1f} % of what was measured"))
     if result.target:

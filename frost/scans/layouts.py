@@ -54,8 +54,13 @@ def _files(folder: Path, endings: frozenset[str] = frozenset(FORMATS["fastmri"].
 
     Hidden ones are litter: macOS leaves a `._x.h5` for each file.
     """
-    here = (p for p in folder.iterdir() if p.suffix in endings and p.name[0] != ".")
+    here = (p for p in folder.iterdir() if p.suffix in endings and p.name[0] != "." and not _is_companion(p))
     return sorted(p for p in here if p.is_file() or (p.is_symlink() and not p.exists()))
+
+
+def _is_companion(file: Path) -> bool:
+    """Whether a file lies beside a volume and is none, by its name."""
+    return any(format.companions.fullmatch(file.name) for format in FORMATS.values() if format.companions is not None)
 
 
 def _folders(folder: Path) -> list[Path]:

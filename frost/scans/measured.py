@@ -1,4 +1,4 @@
-"""What k-space itself tells: which of its rows and columns were measured, and where its origin lies.
+"""What k-space itself tells: which of its rows, columns and samples were measured, and where its origin lies.
 
 A mask, a target and the word of a file can be wrong without any error; the image is then plausible and wrong. So what
 a file says is held against its k-space. Where a single slice is suspicious all slices of the volume are looked at: a
@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Complex, Float
+
+from frost.mri.raw import are_scattered, between
 
 NARROWEST, FEWEST = 16, 256  # columns or rows, and samples in all, of which the origin can be told from noise
 RESIDUE = 2e-6  # of the strongest column or row: what a Fourier transform and back leaves of zeros, ten times over
@@ -21,6 +23,7 @@ class Measured(NamedTuple):
 
     of_rows: Float[np.ndarray, " y"]
     of_columns: Float[np.ndarray, " x"]
+    of_samples: Float[np.ndarray, "y x"]
     at_ends: tuple[int, int]
     """Along y and x: slices whose signal lies at the ends of k-space less those where it lies in the middle."""
     has_phase: bool
@@ -35,13 +38,14 @@ class Measured(NamedTuple):
         at_ends = (_end_or_middle(rows), _end_or_middle(columns)) if largest.size >= FEWEST else (0, 0)
         limit = RESIDUE * largest.max()
         has_phase = bool(parts[..., 1].max() > limit or kspace.real.min() < -limit)
-        return cls(rows, columns, at_ends, has_phase)
+        return cls(rows, columns, largest, at_ends, has_phase)
 
     def joined(self, other: "Measured") -> "Measured":
         """Of the slices of both."""
         y, x = (a + b for a, b in zip(self.at_ends, other.at_ends))
         phase = self.has_phase or other.has_phase
-        return Measured(self.of_rows + other.of_rows, self.of_columns + other.of_columns, (y, x), phase)
+        sums = [mine + theirs for mine, theirs in zip(self[:3], other[:3])]
+        return Measured(sums[0], sums[1], sums[2], (y, x), phase)
 
     @property
     def rows(self) -> Bool[np.ndarray, " y"]:
@@ -54,9 +58,14 @@ class Measured(NamedTuple):
         return _holds_signal(self.of_columns)
 
     @property
+    def samples(self) -> Bool[np.ndarray, "y x"]:
+        """The samples that were measured."""
+        return _holds_signal(self.of_samples)
+
+    @property
     def undersampled(self) -> bool:
-        """Whether columns are missing between measured ones; those at the edges are a scanner's padding."""
-        return _has_gaps(self.columns)
+        """Whether columns, or samples, are missing between measured ones; at the edges they are a scanner's padding."""
+        return _has_gaps(self.columns) or are_scattered(self.samples)
 
 
 def _end_or_middle(amplitude: Float[np.ndarray, " n"]) -> int:
@@ -71,7 +80,7 @@ def _end_or_middle(amplitude: Float[np.ndarray, " n"]) -> int:
     return int(ends > BRIGHTER * middle) - int(middle > BRIGHTER * ends)
 
 
-def _holds_signal(amplitude: Float[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+def _holds_signal(amplitude: Float[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
     """Where there is more than 0, and than the residue of zeros that went through a Fourier transform and back."""
     limit = RESIDUE * amplitude.max()
     fades = ((amplitude > limit) & (amplitude < CLEAR * limit)).any()
@@ -83,12 +92,12 @@ def _has_gaps(measured: Bool[np.ndarray, " n"]) -> bool:
     return len(indices) > 0 and int(indices[-1]) - int(indices[0]) + 1 != len(indices)
 
 
-def fault(measured: Measured, mask: Bool[np.ndarray, " x"] | None, padding: tuple[int, int]) -> str | None:
+def fault(measured: Measured, mask: Bool[np.ndarray, "*y x"] | None, padding: tuple[int, int]) -> str | None:
     """What is wrong with the k-space of a volume, or with the mask in its file, and what would be right; else None.
 
     mask: None where the file has none and its k-space should be complete. It is sound on complete k-space, which it
-    then undersamples, and where its columns are those that were measured. padding: [left, right), the columns that the
-    scanner went to; outside nothing is compared, and nothing outside the outermost measured columns.
+    then undersamples, and where its columns, or samples, are those that were measured. padding: [left, right), the
+    columns that the scanner went to; outside nothing is compared, and nothing outside the outermost measured ones.
     """
     if measured.columns.any() and not measured.has_phase:
         return "`kspace`: holds magnitudes alone; both parts of its complex numbers are needed"
@@ -98,6 +107,11 @@ def fault(measured: Measured, mask: Bool[np.ndarray, " x"] | None, padding: tupl
             f"`kspace`: its signal lies at the ends of {' and '.join(axes)}, not in the middle: its origin is at index "
             f"0; apply `fftshift` along {' and '.join(axes)}"
         )
+    if mask is not None and mask.ndim == 2:
+        return _fault_of_samples(measured.samples, mask, padding) if measured.undersampled else None
+    if are_scattered(measured.samples):
+        have = "no `mask` dataset" if mask is None else "a `mask` of columns"
+        return f"`kspace`: single samples are missing in both directions, and there is {have}; a mask (y, x) is needed"
     if _has_gaps(measured.rows):
         return "`kspace`: rows are missing, not columns: phase encoding must be the last axis; swap the last two axes"
     if mask is None:
@@ -113,6 +127,23 @@ def fault(measured: Measured, mask: Bool[np.ndarray, " x"] | None, padding: tupl
     if unmasked.any():
         columns = _listed(unmasked)
         return f"`mask`: is 0 where `kspace`, undersampled, was measured, {columns}; {_right_mask(mask, measured)}"
+    return None
+
+
+def _fault_of_samples(
+    samples: Bool[np.ndarray, "y x"], mask: Bool[np.ndarray, "y x"], padding: tuple[int, int]
+) -> str | None:
+    """What is wrong with a mask of samples on undersampled k-space, of which these hold signal; else None."""
+    inside = between(samples)
+    inside[:, : padding[0]] = inside[:, padding[1] :] = False
+    advice = "1 for each measured sample, and only there, is needed"
+    for wrong, what in (
+        (inside & mask & ~samples, "is 1 where `kspace` is 0 in all coils"),
+        (inside & ~mask & samples, "is 0 where `kspace`, undersampled, was measured"),
+    ):
+        if wrong.any():
+            y, x = np.argwhere(wrong)[0].tolist()
+            return f"`mask`: {what}, at {int(wrong.sum())} samples, [{y}, {x}] the first; {advice}"
     return None
 
 

@@ -18,14 +18,7 @@ from frost.errors import InputError
 from frost.mri.coils import center_crop, rss
 from frost.mri.fourier import ifft2c
 from frost.mri.geometry import Geometry
-from frost.mri.sampling import (
-    acs_columns,
-    centre_lines,
-    detect_acs,
-    draw_mask,
-    effective_acceleration,
-    n_low_frequencies,
-)
+from frost.mri.sampling import Centre, centre_lines, detect_centre, draw_mask, drawn_centre, effective_acceleration
 from frost.scans.formats import FORMATS
 from frost.scans.formats.contract import ImageKind, OpenScan
 from frost.scans.headers import geometry_of
@@ -116,7 +109,7 @@ class VolumeReader:
     def _checked(self, measured: Measured, i: int) -> Measured:
         """`measured` of slice `i`, joined with that of others until nothing is wrong; InputError if all are wrong."""
         volume = self.volume
-        mask = self._columns() if volume.mask.kind == "file" else None
+        mask = self._mask() if volume.mask.in_file else None
         for j in range(-1, volume.n_slices):
             if j >= 0 and j != i:
                 measured = measured.joined(Measured.of(self._kspace(j)))
@@ -151,14 +144,14 @@ class VolumeReader:
                 file = self.source / (self.volume.image_file or self.volume.file)
                 raise InputError(f"{file}: its target is the image of `kspace` {what}; both must be of one convention")
 
-    def mask(self) -> Bool[Tensor, " x"]:
-        """The acquired columns: the file's `mask`, else drawn from the record; False in the padding."""
-        return torch.from_numpy(self._columns())
+    def mask(self) -> Bool[Tensor, "*y x"]:
+        """The acquired columns or samples: the file's mask, else drawn from the record; False in the padding."""
+        return torch.from_numpy(self._mask())
 
-    def acs(self) -> slice:
-        """The fully sampled columns in the middle: as many as were drawn, or found in the file's mask."""
-        n_low = n_low_frequencies(self.volume.mask, self.volume.width)
-        return detect_acs(self._columns()) if n_low is None else acs_columns(self.volume.width, n_low)
+    def acs(self) -> Centre:
+        """The fully sampled middle: as large as it was drawn, or found in the file's mask."""
+        drawn = drawn_centre(self.volume.mask, self.volume.width, self.volume.height)
+        return detect_centre(self._mask()) if drawn is None else drawn
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -169,9 +162,9 @@ class VolumeReader:
             file = str(self.source / self.volume.file)
             raise (error if file in str(error) else InputError(f"{file}: {error}")) from None
 
-    def centre_lines(self) -> Bool[Tensor, " x"]:
-        """The measured columns of the centre, as networks take them."""
-        return torch.from_numpy(centre_lines(self._columns(), self.acs()))
+    def centre_lines(self) -> Bool[Tensor, "*y x"]:
+        """What was measured of the centre, as networks take it: columns or samples."""
+        return torch.from_numpy(centre_lines(self._mask(), self.acs()))
 
     def target(self, i: int) -> Float[Tensor, "y x"] | None:
         """The target in reconstruction size: the file's, else the root-sum-of-squares image, else None."""
@@ -206,7 +199,7 @@ class VolumeReader:
             "identity": volume.identity,
             "mask": volume.mask.model_dump(mode="json"),
             "acceleration": volume.mask.acceleration,
-            "effective_acceleration": effective_acceleration(self._columns(), volume.mask.padding),
+            "effective_acceleration": effective_acceleration(self._mask(), volume.mask.padding),
             "annotations": {str(i): [list(box[:4]) for box in boxes] for i, boxes in self.annotations().items()},
         }
 
@@ -233,13 +226,15 @@ class VolumeReader:
         """What a user should know of the files, a sentence each."""
         return self._open().remarks()
 
-    def _columns(self) -> Bool[np.ndarray, " x"]:
+    def _mask(self) -> Bool[np.ndarray, "*y x"]:
         volume = self.volume
-        if volume.mask.kind != "file":
-            return draw_mask(volume.mask, volume.width)
+        if not volume.mask.in_file:
+            return draw_mask(volume.mask, volume.width, volume.height)
         mask = self._open().mask(volume.width)
+        if mask.ndim != 1 + volume.mask.of_samples:
+            raise InputError(f"{self.source / volume.file}: `mask`: has shape {mask.shape} now; {AGAIN}")
         left, right = volume.mask.padding
-        mask[:left] = mask[right:] = False
+        mask[..., :left] = mask[..., right:] = False
         return mask
 
     def _open(self) -> OpenScan:

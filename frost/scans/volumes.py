@@ -13,6 +13,7 @@ from frost.pipeline.params import Params
 
 Layout = Literal[
     "fastmri", "fastmri_singlecoil", "fastmri_prostate", "m4raw", "ismrmrd", "bart", "cmrxrecon",
+    "calgary_campinas",
     "snu2022", "snu2023", "snu2024", "snu2025", "snu2026",
 ]  # fmt: skip
 Split = Literal["train", "val", "test"]

@@ -34,8 +34,8 @@ class ScanParams(Params):
 class ScanDataset(Dataset[dict[str, Any]]):
     """Every slice of some volumes that have a target.
 
-    An item holds `inputs`: masked k-space complex (coil, y, x), mask and centre lines bool (x,); `target` (h, w);
-    `maximum`, the largest value of the target volume; and its `index`.
+    An item holds `inputs`: masked k-space complex (coil, y, x), mask and its centre bool (x,) or (y, x); `target`
+    (h, w); `maximum`, the largest value of the target volume; and its `index`.
     """
 
     def __init__(self, source: Path, volumes: Sequence[Volume], params: ScanParams | None, seed: int) -> None:
@@ -43,8 +43,8 @@ class ScanDataset(Dataset[dict[str, Any]]):
         self.volumes = [volume for volume in volumes if volume.target != "none"]
         self.slices = [(v, i) for v, volume in enumerate(self.volumes) for i in range(volume.n_slices)]
         chosen = [self.volumes[v] for v, _ in self.slices]
-        #: what must agree within a batch, for every slice: coils, frame and reconstruction size
-        self.shapes = [(volume.n_coils, volume.height, volume.width, *volume.crop) for volume in chosen]
+        #: what must agree within a batch, for every slice
+        self.shapes = [batch_shape(volume) for volume in chosen]
         # Shared memory, so that loader workers that live for the whole training see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._maxima: dict[int, float] = {}
@@ -65,14 +65,15 @@ class ScanDataset(Dataset[dict[str, Any]]):
         assert target is not None
         if self.params is not None:
             draw = np.random.default_rng((self.seed, int(self._epoch), index))
-            if self.params.redraw_mask and volume.mask.kind != "file":
+            if self.params.redraw_mask and not volume.mask.in_file:
                 record = volume.mask.model_copy(update={"seed": int(draw.integers(2**31))})
                 redrawn = VolumeReader(self.source, volume.model_copy(update={"mask": record}))
                 mask, acs = redrawn.mask(), redrawn.centre_lines()
             if any((self.params.flip_x, self.params.flip_y, self.params.shift, self.params.rotate)):
-                if kspace.any() and not mask.all() and not kspace[..., ~mask].any():
+                if kspace.any() and not mask.all() and not (kspace * ~mask).any():
+                    held = "samples" if volume.mask.of_samples else "columns"
                     raise InputError(
-                        f"{self.source / volume.file}: holds measured columns alone, so that a moved scan has no "
+                        f"{self.source / volume.file}: holds measured {held} alone, so that a moved scan has no "
                         "target; train_varnet.scans: flip_x, flip_y, shift and rotate must be 0"
                     )
                 images = move_coil_images(ifft2c(kspace), self.params, draw)
@@ -87,6 +88,11 @@ class ScanDataset(Dataset[dict[str, Any]]):
             targets = (reader.target(i) for i in range(volume.n_slices))
             self._maxima[v] = volume.maximum or max(float(target.max()) for target in targets if target is not None)
         return self._maxima[v]
+
+
+def batch_shape(volume: Volume) -> tuple[int, ...]:
+    """Coils, frame, reconstruction size and directions of the mask: what is alike within a batch of k-space."""
+    return (volume.n_coils, volume.height, volume.width, *volume.crop, 1 + volume.mask.of_samples)
 
 
 def move_coil_images(

@@ -113,7 +113,7 @@ def test_how_the_frozen_network_and_grappa_differ(caches):
     pairs = PairDataset(*caches, ["varnet"])
     values = [[value(name, image, shape[0] // 2) for image in ("varnet", "grappa")] for name, shape in VOLUMES.items()]
     shares = [abs(varnet - grappa) / grappa for varnet, grappa in values]
-    assert pairs.difference_range() == pytest.approx([min(shares), max(shares)], abs=1e-4)
+    assert pairs.difference_ranges() == {"difference": pytest.approx([min(shares), max(shares)], abs=1e-4)}
     assert pairs.scan_ranges() == {}, "caches that hold no properties"
 
 

@@ -34,7 +34,6 @@ def _check_slices(format: Format, file: Path, image_file: Path | None) -> None:
     assert min(header.shape) >= 1
     assert all(n >= 1 for n in header.crop) and 0 <= header.padding[0] < header.padding[1] <= width
     assert header.acceleration is None or header.acceleration >= 1
-    assert header.target != "computed" or not header.has_mask or image_file is not None
     scan = format.open(file, image_file)
     try:
         assert scan.shape() == header.shape
@@ -50,11 +49,14 @@ def _check_slices(format: Format, file: Path, image_file: Path | None) -> None:
             with pytest.raises(IndexError):
                 scan.kspace(i)
         if header.has_mask:
-            mask = scan.mask(width)
-            assert mask.shape == (width,) and mask.dtype == bool and mask[width // 2]
+            mask, inside = scan.mask(width), slice(*header.padding)
+            assert mask.shape == ((height, width) if header.of_samples else (width,)) and mask.dtype == bool
+            assert mask[tuple(n // 2 for n in mask.shape)]
+            beside = kept[..., inside] * ~mask[..., inside]
             if header.target == "none":  # the mask is what was measured
-                inside = slice(*header.padding)
-                assert not kept[..., inside][..., ~mask[inside]].any()
+                assert not beside.any()
+            if header.target == "computed":  # of complete k-space
+                assert beside.any() or mask[..., inside].all()
         kinds = {"target": header.target == "file", "clean target": header.has_clean_target}
         for kind in [kind for kind, there in (kinds | {"grappa": header.has_grappa}).items() if there]:
             assert scan.n_images(kind) == n_slices

@@ -12,7 +12,7 @@ import torch
 from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
-from frost.mri.raw import mean_of_averages, measured_columns
+from frost.mri.raw import mean_of_averages, measured_mask
 from frost.scans.formats import FORMATS, recognise
 from frost.scans.formats.contract import Found
 from frost.scans.reader import VolumeReader
@@ -214,4 +214,4 @@ def test_cmrxrecon_axes_masks_and_patients(tmp_path, kspace):
 def test_an_empty_slice_tells_nothing_of_the_mask(kspace):
     mask = np.zeros(COLUMNS, bool)
     mask[::2] = True
-    assert np.array_equal(measured_columns([0 * kspace[0], kspace[0] * mask]), mask)
+    assert np.array_equal(measured_mask([0 * kspace[0], kspace[0] * mask]), mask)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from frost.cache.pairs import PairDataset
+from frost.cache.pairs import PairDataset, unlearned
 from frost.evaluation.cases import Case, EvaluateParams, reconstruct
 from frost.evaluation.evaluate import Evaluation
 from frost.evaluation.figures.charts import ssim_by_position, ssim_distribution
@@ -32,8 +32,10 @@ def draw(
     names = list(dict.fromkeys(name for name, _ in chosen.values()))
     cases = reconstruct(splits[split], network, result.blend, params, device, names)
     by_name = dict(zip(names, cases))
+    other = unlearned(set.intersection(*(set(case.images) for case in by_name.values())))
+    shown = tuple(dict.fromkeys(("zero_filled", other, "varnet", "rcan")))
     montage(
-        [_example(title, by_name[name], i, result.by_slice) for title, (name, i) in chosen.items()],
+        [_example(title, by_name[name], i, result.by_slice, shown) for title, (name, i) in chosen.items()],
         folder / "montage.png",
     )
     ssim_distribution(result.by_slice, folder / "ssim.png", split)
@@ -42,9 +44,9 @@ def draw(
     training_curves(trainings, folder / "training.png")
 
 
-def _example(title: str, case: Case, i: int, rows: Sequence[Row]) -> Example:
+def _example(title: str, case: Case, i: int, rows: Sequence[Row], shown: Sequence[str]) -> Example:
     assert case.target is not None
-    name, shown = case.facts["name"], ("zero_filled", "grappa", "varnet", "rcan")
+    name = case.facts["name"]
     ssim = {str(r["image"]): float(r["ssim"]) for r in rows if (r["volume"], r["slice"]) == (name, i)}
     return Example(
         title=title,

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from frost.cache.pairs import unlearned
 from frost.evaluation.figures.style import COLOURS, LABELS
 from frost.evaluation.report.browser import data_uri
 from frost.evaluation.report.run import Finished
@@ -97,7 +98,8 @@ def _html_table(head: Sequence[str], lines: Sequence[Sequence[str]], name: str) 
 
 
 def trust_section(run: Finished, scores: Mapping[str, Mapping[str, float]], split: str) -> str:
-    """How well the disagreement of VarNet and GRAPPA predicts RCAN's error, as text and a curve."""
+    """How well the disagreement of VarNet and an unlearned image predicts RCAN's error, as text and a curve."""
+    other = LABELS[unlearned(scores)]
     found = scores.get("disagreement", {})
     rows = [row for row in run.table("disagreement") if row["split"] == split]
     if "spearman" not in found or not rows:
@@ -107,14 +109,14 @@ def trust_section(run: Finished, scores: Mapping[str, Mapping[str, float]], spli
     useful = found["spearman"] > 0.3 and found["spearman"] > brightness + 0.05
     verdict = "so it is of use to find errors" if useful else "so it adds little to the brightness of the image"
     return (
-        "<p>The disagreement of VarNet and GRAPPA needs no target, so it could mark errors in a new scan. Inside the head, its rank "
+        f"<p>The disagreement of VarNet and {other} needs no target, so it could mark errors in a new scan. Inside the head, its rank "
         f"correlation with RCAN's error is <b>{found['spearman']:.2f}</b> (mean of the volumes); that of the image's brightness is "
         f"{brightness:.2f}. From the tenth of the pixels with the least disagreement to that with the most, RCAN's mean error rises "
-        f"{ratio:.1f}-fold: {verdict}.</p>{_curve(rows)}"
+        f"{ratio:.1f}-fold: {verdict}.</p>{_curve(rows, other)}"
     )
 
 
-def _curve(rows: Sequence[Row]) -> str:
+def _curve(rows: Sequence[Row], other: str) -> str:
     """RCAN's error against the disagreement, both in percent of the volume's maximum: an inline SVG."""
     x, y = ([100 * float(row[column]) for row in rows] for column in ("disagreement", "error"))
     top_x, top_y = max(x) * 1.06, max(y) * 1.15
@@ -125,7 +127,7 @@ def _curve(rows: Sequence[Row]) -> str:
         '<svg viewBox="0 0 540 244" style="max-width:540px;width:100%" role="img" aria-label="Error of RCAN by disagreement">'
         '<path d="M54 16V196H526" fill="none" stroke="#9aa7b3"/>'
         f'<polyline points="{line}" fill="none" stroke="#d55e00" stroke-width="2"/>{dots}'
-        f'<text x="290" y="234" text-anchor="middle">|VarNet &#8722; GRAPPA| [% of maximum]</text>'
+        f'<text x="290" y="234" text-anchor="middle">|VarNet &#8722; {other}| [% of maximum]</text>'
         f'<text x="16" y="106" text-anchor="middle" transform="rotate(-90 16 106)">error of RCAN [%]</text>'
         f'<text x="48" y="201" text-anchor="end">0</text><text x="48" y="{points[-1][1] + 5:.1f}" text-anchor="end">{y[-1]:.1f}</text>'
         f'<text x="{points[-1][0]:.1f}" y="214" text-anchor="middle">{x[-1]:.1f}</text></svg>'

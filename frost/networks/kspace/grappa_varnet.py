@@ -5,6 +5,7 @@ from jaxtyping import Bool, Complex
 from pydantic import Field
 from torch import Tensor
 
+from frost.errors import InputError
 from frost.mri.grappa import GrappaParams, grappa
 from frost.networks.kspace.varnet import VarNet, VarNetParams
 
@@ -28,10 +29,15 @@ class GrappaVarNet(VarNet):
     def start(
         self,
         masked_kspace: Complex[Tensor, "batch coil y x"],
-        mask: Bool[Tensor, "batch x"],
-        acs: Bool[Tensor, "batch x"],
+        mask: Bool[Tensor, "batch *y x"],
+        acs: Bool[Tensor, "batch *y x"],
     ) -> Complex[Tensor, "batch coil y x"]:
-        """GRAPPA's k-space, fitted on each slice."""
+        """GRAPPA's k-space, fitted on each slice. Raises InputError for masks of samples."""
+        if mask.ndim > 2:
+            raise InputError(
+                "train_varnet.network: grappa_varnet begins with GRAPPA, which fills whole columns; `varnet` "
+                "takes masks of two directions"
+            )
         filled = []
         for kspace, columns, centre in zip(masked_kspace, mask, acs):
             lines = centre.nonzero().flatten()

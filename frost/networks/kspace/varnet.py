@@ -8,13 +8,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from frost.mri.coils import center_crop, centre_maps, combine, expand, rss
-from frost.mri.fourier import fft2c, fft_from_corner, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
+from frost.mri.coils import center_crop, centre_maps, combine, expand, over_coils, rss
+from frost.mri.fourier import fft2c, fft_from_corner, fftc, ifft2c, ifft_from_corner, ifftc, to_centre, to_corner
 from frost.mri.scale import power_of_two
 from frost.networks.common.unet import NormUnet
 from frost.pipeline.params import Params
 
-READOUT = -2  # y, which is never undersampled
+READOUT = -2  # y, which is undersampled in masks of samples only
 
 
 class VarNetParams(Params):
@@ -42,8 +42,8 @@ class VarNet(nn.Module):
 
     The transforms along the readout y commute with everything that a cascade does in k-space, because a mask of columns
     does not depend on y. So k-space is brought to the image domain along y once, and every cascade transforms along x
-    alone. All that has coils keeps the origin of x at index 0, where transforms need no shift; only the image that the
-    U-Net sees is centred.
+    alone. A mask of samples does depend on y, and is applied in k-space of both directions. All that has coils keeps
+    the origin of x at index 0, where transforms need no shift; only the image that the U-Net sees is centred.
     """
 
     Params: type[VarNetParams] = VarNetParams
@@ -57,8 +57,8 @@ class VarNet(nn.Module):
     def forward(
         self,
         masked_kspace: Complex[Tensor, "batch coil y x"],
-        mask: Bool[Tensor, "batch x"],
-        acs: Bool[Tensor, "batch x"],
+        mask: Bool[Tensor, "batch *y x"],
+        acs: Bool[Tensor, "batch *y x"],
     ) -> Float[Tensor, "batch y x"]:
         """The magnitude image, uncropped, in the scale of the k-space."""
         unit = power_of_two(masked_kspace)[:, None, None, None]
@@ -67,8 +67,8 @@ class VarNet(nn.Module):
     def coil_images(
         self,
         masked_kspace: Complex[Tensor, "batch coil y x"],
-        mask: Bool[Tensor, "batch x"],
-        acs: Bool[Tensor, "batch x"],
+        mask: Bool[Tensor, "batch *y x"],
+        acs: Bool[Tensor, "batch *y x"],
     ) -> Complex[Tensor, "batch coil y x"]:
         """What the network says that every coil sees, phase included."""
         unit = power_of_two(masked_kspace)[:, None, None, None]
@@ -77,8 +77,8 @@ class VarNet(nn.Module):
     def unrolled(
         self,
         masked_kspace: Complex[Tensor, "batch coil y x"],
-        mask: Bool[Tensor, "batch x"],
-        acs: Bool[Tensor, "batch x"],
+        mask: Bool[Tensor, "batch *y x"],
+        acs: Bool[Tensor, "batch *y x"],
     ) -> Complex[Tensor, "batch coil y x"]:
         """The coil images for k-space whose largest value is about 1: one cascade after the other."""
         sens_maps = to_corner(self.sens_net(masked_kspace, acs))
@@ -96,8 +96,8 @@ class VarNet(nn.Module):
     def start(
         self,
         masked_kspace: Complex[Tensor, "batch coil y x"],
-        mask: Bool[Tensor, "batch x"],
-        acs: Bool[Tensor, "batch x"],
+        mask: Bool[Tensor, "batch *y x"],
+        acs: Bool[Tensor, "batch *y x"],
     ) -> Complex[Tensor, "batch coil y x"] | None:
         """The k-space that the first cascade gets; None: what was measured, zeros where nothing was."""
         return None
@@ -115,21 +115,23 @@ class Cascade(nn.Module):
         self,
         hybrid: Complex[Tensor, "batch coil y x"],
         measured: Complex[Tensor, "batch coil y x"],
-        mask: Bool[Tensor, "batch x"],
+        mask: Bool[Tensor, "batch *y x"],
         sens_maps: Complex[Tensor, "batch coil y x"],
     ) -> Complex[Tensor, "batch coil y x"]:
         """The next k-space, in the image domain along y as the given one is; origins of x at index 0."""
         image = to_centre(combine(ifft_from_corner(hybrid), sens_maps))
         correction = fft_from_corner(expand(to_corner(self.model(image)), sens_maps))
-        weight = (self.dc_weight * mask[:, None, None, :]).to(hybrid.dtype)
-        return hybrid.lerp(measured, weight) - correction  # k - w M (k - k_measured) - ...
+        weight = (self.dc_weight * over_coils(mask)).to(hybrid.dtype)
+        if mask.ndim == 2:
+            return hybrid.lerp(measured, weight) - correction  # k - w M (k - k_measured) - ...
+        return hybrid + ifftc(weight * fftc(measured - hybrid, (READOUT,)), (READOUT,)) - correction
 
 
 class CentreMaps(nn.Module):
     """Coil sensitivities without anything learned: they fit whatever coils the scan had."""
 
     def forward(
-        self, masked_kspace: Complex[Tensor, "batch coil y x"], acs: Bool[Tensor, "batch x"]
+        self, masked_kspace: Complex[Tensor, "batch coil y x"], acs: Bool[Tensor, "batch *y x"]
     ) -> Complex[Tensor, "batch coil y x"]:
         """The maps, at the size of the k-space."""
         return centre_maps(masked_kspace, acs)
@@ -145,11 +147,11 @@ class SensitivityNetwork(nn.Module):
         self.norm_unet = NormUnet(params.sens_channels, params.sens_pools)
 
     def forward(
-        self, masked_kspace: Complex[Tensor, "batch coil y x"], acs: Bool[Tensor, "batch x"]
+        self, masked_kspace: Complex[Tensor, "batch coil y x"], acs: Bool[Tensor, "batch *y x"]
     ) -> Complex[Tensor, "batch coil y x"]:
         """The maps, at the size of the k-space."""
         shape = masked_kspace.shape[-2:]
-        calibration = masked_kspace * acs[:, None, None, :]
+        calibration = masked_kspace * over_coils(acs)
         if self.size is not None:  # sensitivities are smooth: the centre of k-space holds them
             calibration = center_crop(calibration, (min(self.size, shape[0]), min(self.size, shape[1])))
         images = ifft2c(calibration).flatten(0, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from frost.errors import InputError
 from frost.scans.formats.bart import BART
+from frost.scans.formats.calgary import Calgary
 from frost.scans.formats.cmrxrecon import CMRxRecon
 from frost.scans.formats.contract import Format
 from frost.scans.formats.fastmri import FastMRI
@@ -25,6 +26,7 @@ _ALL: tuple[Format, ...] = (
     Prostate(),
     SingleCoil(),
     M4Raw(),
+    Calgary(),
     FastMRI(),
     BART(),
     CMRxRecon(),

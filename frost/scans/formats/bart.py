@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Complex
 
 from frost.errors import InputError
-from frost.mri.raw import extent, has_gaps, mean_of_averages
+from frost.mri.raw import mean_of_averages
 from frost.scans.formats.contract import Format, Found, Header, MaskFromData
 from frost.scans.h5 import MAX_BYTES, MAX_SHAPE, named_faults
 from frost.scans.volumes import Layout
@@ -36,18 +36,9 @@ class BART(Format):
     def header(self, found: Found) -> Header:
         scan = BARTScan(found.file)
         try:
-            shape, columns = scan.shape(), scan.columns()
+            return scan.header(scan.measured())
         finally:
             scan.close()
-        undersampled = has_gaps(columns)
-        return Header(
-            shape=shape,
-            crop=shape[2:],
-            padding=(0, shape[3]) if undersampled else extent(columns),
-            has_mask=undersampled,
-            target="none" if undersampled else "computed",
-            size_from="k-space, no header",
-        )
 
     def open(self, file: Path, image_file: Path | None) -> MaskFromData:
         return BARTScan(file)
@@ -116,6 +107,10 @@ def _dimensions(header: Path) -> tuple[int, ...]:
     if not 1 <= len(sizes) <= N_DIMENSIONS or min(sizes) < 1:
         raise InputError(f"{header}: not a header of BART; `# Dimensions` and a line of up to 16 sizes are needed")
     sizes += [1] * (N_DIMENSIONS - len(sizes))
+    if sizes[2] > 1 and sizes[READOUT] == 1:
+        raise InputError(
+            f"{header}: not Cartesian, or 3-D already transformed along x: samples lie in dimensions 1 and 2"
+        )
     if sizes[2] > 1:
         raise InputError(f"{header}: 3-D, phase encoding in two directions; only 2-D scans are read")
     others = [k for k, n in enumerate(sizes) if n > 1 and k not in (READOUT, PHASE, COIL, AVERAGE, *SLICES)]

@@ -1,8 +1,9 @@
-"""CMRxRecon's MATLAB files, 2023 to 2025 (doi:10.1038/s41597-024-03525-4), version 7.3, which is HDF5.
+"""CMRxRecon's MATLAB files, 2023 to 2025 (doi:10.1038/s41597-024-03525-4): version 7.3, which is HDF5, and older.
 
-`kspace_full`, `kspace`, `kspace_subNN` or `kus`, compound complex (frame, slice, coil, y, x) as h5py shows it, with the
-phase direction before the readout. Frames and slices together are slices. Nothing in the file tells the mask, so it is
-what is not zero in any coil. Layout as published, not run on a real file.
+`kspace_full`, `kspace`, `kspace_subNN` or `kus`, complex (frame, slice, coil, y, x) as h5py shows it, with the phase
+direction before the readout; axes of 1 in front may be missing. The mask is `mask*` where the file has one, (y, x) or
+one for each frame, else what is not zero in any coil: columns, or samples as of the radial and Gaussian masks of two
+directions. Layout as published, not run on a real file.
 """
 
 import re
@@ -11,46 +12,53 @@ from typing import ClassVar
 
 import h5py
 import numpy as np
-from jaxtyping import Complex
+from jaxtyping import Bool, Complex
 
 from frost.errors import InputError
-from frost.mri.raw import extent, has_gaps
+from frost.mri.raw import as_columns, require_centre
 from frost.scans.formats.contract import Format, Found, Header, MaskFromData
-from frost.scans.h5 import as_complex, complex_dataset, has_dataset, link_names, named_faults, open_h5
+from frost.scans.h5 import (
+    MAX_BYTES,
+    MAX_SHAPE,
+    as_complex,
+    complex_dataset,
+    hard_dataset,
+    link_names,
+    named_faults,
+    open_h5,
+)
+from frost.scans.matlab import is_old, read_variable, variables
 from frost.scans.volumes import Layout
 
 NAME = re.compile(r"kspace_full|kspace|kus|kspace_sub(\d+)")
+MASK = re.compile(r"mask\w*")
 AXES = ("frame", "slice", "coil", "y", "x")
 
 
 class CMRxRecon(Format):
-    """One file a volume. Masks that differ from frame to frame, or are of two directions, are refused."""
+    """One file a volume. Masks that differ from frame to frame are refused."""
 
     layout: ClassVar[Layout] = "cmrxrecon"
     endings: ClassVar[tuple[str, ...]] = (".mat",)
+    companions: ClassVar[re.Pattern[str]] = re.compile(r".*_mask(_\w+)?\.mat")
 
     def recognise(self, file: Path, root: h5py.File | None) -> str | None:
-        name = None if root is None else _name(root)
-        return f"dataset `{name}` in a MATLAB file" if name else None
+        scan = CMRxReconScan(file)
+        try:
+            return f"array `{scan.name}` in a MATLAB file" if NAME.fullmatch(scan.name) else None
+        finally:
+            scan.close()
 
     def header(self, found: Found) -> Header:
         scan = CMRxReconScan(found.file)
         try:
-            n_slices, n_coils, height, width = scan.shape()
-            columns = scan.columns()
-            digits = NAME.fullmatch(scan.name)
+            header, digits = scan.header(scan.measured()), NAME.fullmatch(scan.name)
         finally:
             scan.close()
-        undersampled = has_gaps(columns)
         parent = found.file.absolute().parent.name
-        return Header(
-            shape=(n_slices, n_coils, height, width),
-            crop=(height, width),
-            padding=(0, width) if undersampled else extent(columns),
-            has_mask=undersampled,
-            target="none" if undersampled else "computed",
-            size_from="k-space, no header",
-            acceleration=float(digits[1]) if undersampled and digits and digits[1] and int(digits[1]) >= 1 else None,
+        factor = int(digits[1]) if header.has_mask and digits and digits[1] else 0
+        return header._replace(
+            acceleration=float(factor) if factor >= 1 else None,
             patient=parent if re.fullmatch(r"P\d+", parent) else "",
             acquisition=found.file.stem,
         )
@@ -60,15 +68,22 @@ class CMRxRecon(Format):
 
 
 class CMRxReconScan(MaskFromData):
-    """One array of a file, frame by frame."""
+    """One array of a file, frame by frame. Of an old file, which cannot be read in parts, the whole array is kept."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.name = file, ""
+        self.file = file
         self._root: h5py.File | None = None
+        self._array: np.ndarray | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the array of k-space; `kspace_full` where there is none that it could be."""
+        return next(filter(NAME.fullmatch, self._names()), "kspace_full")
 
     def shape(self) -> tuple[int, int, int, int]:
         with named_faults(self.file):
-            n_frames, n_slices, n_coils, phase, readout = self._found().shape
+            found = self._found()
+            n_frames, n_slices, n_coils, phase, readout = (1,) * (len(AXES) - found.ndim) + found.shape
         return n_frames * n_slices, n_coils, readout, phase
 
     def kspace(self, i: int) -> Complex[np.ndarray, "coil y x"]:
@@ -77,22 +92,73 @@ class CMRxReconScan(MaskFromData):
             raise IndexError(f"{i=} of {n} slices")
         with named_faults(self.file):
             found = self._found()
-            values = np.ascontiguousarray(as_complex(found[divmod(i, found.shape[1])]).swapaxes(-1, -2))
+            place = np.unravel_index(i, found.shape[:-3]) if found.ndim > 3 else ()
+            values = np.array(as_complex(found[tuple(map(int, place))]).swapaxes(-1, -2), order="C")
         if not np.isfinite(values).all():
             raise InputError(f"{self.file}: `{self.name}`: slice {i} has NaN or infinite values")
         return values
 
+    def measured(self) -> Bool[np.ndarray, "*y x"]:
+        name = next(filter(MASK.fullmatch, self._names()), None)
+        if name is None:
+            return super().measured()
+        where, (n_slices, _, height, width) = f"{self.file}: `{name}`", self.shape()
+        with named_faults(self.file):
+            values = self._values(name)
+        if values.dtype.kind not in "biuf" or not np.isin(values, (0, 1)).all():
+            raise InputError(f"{where}: holds {values.dtype}; 0 and 1 are needed")
+        if values.shape[-2:] != (width, height) or values.size > n_slices * width * height:
+            raise InputError(f"{where}: has shape {values.shape}; that of `{self.name}`, {(width, height)}, is needed")
+        masks = values.reshape(-1, width, height).swapaxes(-1, -2).astype(bool)
+        if (masks != masks[0]).any():
+            raise InputError(f"{where}: differs from frame to frame; one mask for all slices is needed")
+        try:
+            require_centre(masks[0])
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        return as_columns(masks[0])
+
     def close(self) -> None:
         if self._root is not None:
             self._root.close()
-        self._root = None
+        self._root = self._array = None
 
-    def _found(self) -> h5py.Dataset:
-        if self._root is None:
+    def _file(self) -> h5py.File | None:
+        """The file as HDF5, None where it is older than that."""
+        if self._root is None and not is_old(self.file):
             self._root = open_h5(self.file)
-            self.name = _name(self._root) or "kspace_full"
-        return complex_dataset(self._root, self.name, AXES)
+        return self._root
 
+    def _names(self) -> list[str]:
+        root = self._file()
+        return list(variables(self.file)) if root is None else link_names(root)
 
-def _name(root: h5py.File) -> str | None:
-    return next((name for name in link_names(root) if NAME.fullmatch(name) and has_dataset(root, name)), None)
+    def _values(self, name: str) -> np.ndarray:
+        """All of a small array, whose size is checked first."""
+        root = self._file()
+        if root is None:
+            return read_variable(self.file, name)
+        found = hard_dataset(root, name)
+        if found.size is None or found.size > MAX_BYTES // 8:
+            raise InputError(f"{self.file}: `{name}`: declares shape {found.shape}; no mask is so large")
+        return np.asarray(found[()])
+
+    def _found(self) -> h5py.Dataset | np.ndarray:
+        """k-space with three to five axes, those in front of 1 left out."""
+        root = self._file()
+        if root is not None:
+            n_axes = min(max(hard_dataset(root, self.name).ndim, 3), len(AXES))
+            return complex_dataset(root, self.name, AXES[-n_axes:])
+        if self._array is None:
+            self._array = self._old_array()
+        return self._array
+
+    def _old_array(self) -> np.ndarray:
+        where, shape = f"{self.file}: `{self.name}`", variables(self.file).get(self.name, ())
+        if not 3 <= len(shape) <= len(AXES) or 0 in shape or max(shape) > MAX_SHAPE["kspace"][-1]:
+            raise InputError(f"{where}: has shape {shape}; ({', '.join(AXES)}) is needed")
+        array = read_variable(self.file, self.name)
+        if array.dtype.kind != "c" or array.shape != shape:
+            raise InputError(f"{where}: holds {array.dtype} of shape {array.shape}; complex numbers are needed")
+        with np.errstate(over="ignore"):  # beyond float32 it becomes infinite, which is looked for slice by slice
+            return array.astype(np.complex64, copy=False)

@@ -4,6 +4,7 @@ Axes are (coil, y, x) with the readout along y and phase encoding along x; the o
 file is opened to read only, and whatever is wrong with it is one InputError that names it. Without torch.
 """
 
+import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Complex, Float
 
 from frost.errors import InputError
 from frost.mri.geometry import Pose
-from frost.mri.raw import has_gaps, measured_columns, require_centre
+from frost.mri.raw import extent, has_gaps, measured_mask, require_centre
 from frost.scans.formats.header_xml import Fields
 from frost.scans.volumes import Layout, Split
 
@@ -42,7 +43,7 @@ class Header(NamedTuple):
     padding: tuple[int, int]
     """[left, right): the columns that the scanner went to."""
     has_mask: bool
-    """Whether the file determines which columns were measured. Otherwise a mask is drawn."""
+    """Whether the file determines what was measured. Otherwise a mask is drawn."""
     target: Literal["file", "computed", "none"]
     size_from: str
     """Where the size of the reconstruction was found, in a few words."""
@@ -52,6 +53,8 @@ class Header(NamedTuple):
     maximum: float | None = None
     patient: str = ""
     acquisition: str = ""
+    of_samples: bool = False
+    """Whether that mask is one of samples, (y, x), not of columns."""
 
 
 class OpenScan(ABC):
@@ -63,11 +66,11 @@ class OpenScan(ABC):
 
     @abstractmethod
     def kspace(self, i: int) -> Complex[np.ndarray, "coil y x"]:
-        """complex64 k-space of slice `i`; columns that were not measured are zero."""
+        """complex64 k-space of slice `i`; what was not measured is zero."""
 
     @abstractmethod
-    def mask(self, width: int) -> Bool[np.ndarray, " x"]:
-        """The measured columns, where `Header.has_mask`."""
+    def mask(self, width: int) -> Bool[np.ndarray, "*y x"]:
+        """The measured columns, or samples where `Header.of_samples`, where `Header.has_mask`."""
 
     def image(self, kind: ImageKind, i: int) -> Float[np.ndarray, "y x"]:
         """float32 image of slice `i` that the files hold, in whatever size they hold it."""
@@ -103,22 +106,39 @@ class OpenScan(ABC):
 
 
 class MaskFromData(OpenScan):
-    """Files that hold no mask: the measured columns are those that are not zero in any coil."""
+    """Files that hold no mask: what was measured is what is not zero in any coil."""
 
     file: Path
+    _known: Bool[np.ndarray, "*y x"] | None = None
 
-    def columns(self) -> Bool[np.ndarray, " x"]:
-        """The measured columns, from the data; InputError where they are no mask that is read."""
+    def measured(self) -> Bool[np.ndarray, "*y x"]:
+        """The measured columns or samples, from the data; InputError where they are no mask that is read."""
         try:
-            columns = measured_columns(self.kspace(i) for i in range(self.shape()[0]))
-            if has_gaps(columns):
-                require_centre(columns)
+            mask = measured_mask(self.kspace(i) for i in range(self.shape()[0]))
+            if has_gaps(mask):
+                require_centre(mask)
         except InputError as error:
             raise (error if str(self.file) in str(error) else InputError(f"{self.file}: {error}")) from None
-        return columns
+        return mask
 
-    def mask(self, width: int) -> Bool[np.ndarray, " x"]:
-        return self.columns()
+    def mask(self, width: int) -> Bool[np.ndarray, "*y x"]:
+        if self._known is None:  # found once: it may take a look at every slice
+            self._known = self.measured()
+        return self._known.copy()
+
+    def header(self, mask: Bool[np.ndarray, "*y x"]) -> Header:
+        """All that such files tell. mask: that of `measured`, or another that goes before it."""
+        n_slices, n_coils, height, width = self.shape()
+        undersampled = has_gaps(mask)
+        return Header(
+            shape=(n_slices, n_coils, height, width),
+            crop=(height, width),
+            padding=(0, width) if undersampled else extent(mask),
+            has_mask=undersampled,
+            target="none" if undersampled else "computed",
+            size_from="k-space, no header",
+            of_samples=mask.ndim == 2,
+        )
 
 
 class Format(ABC):
@@ -126,6 +146,8 @@ class Format(ABC):
 
     layout: ClassVar[Layout]
     endings: ClassVar[tuple[str, ...]] = (".h5", ".hdf5")
+    companions: ClassVar[re.Pattern[str] | None] = None
+    """Names of files that lie beside volumes and are none, such as masks."""
 
     @abstractmethod
     def recognise(self, file: Path, root: h5py.File | None) -> str | None:

@@ -42,6 +42,10 @@ class FastMRI(Format):
 
     def header(self, found: Found) -> Header:
         with named_faults(found.file), open_h5(found.file) as file:
+            if has_dataset(file, "maps") and has_dataset(file, "target"):
+                raise InputError(
+                    f"{found.file}: SKM-TEA's; its k-space was filled by ARC, so it is not read as complete"
+                )
             n_slices, n_coils, height, width = kspace_shape(dataset(file, "kspace", "kspace"))
             return describe(file, (n_slices, n_coils, height, width), IMAGES)
 
@@ -64,9 +68,9 @@ class H5Scan(OpenScan):
         with named_faults(self.file):
             return read_slice(dataset(self._open(self.file), "kspace", "kspace"), i, np.complex64)
 
-    def mask(self, width: int) -> Bool[np.ndarray, " x"]:
+    def mask(self, width: int) -> Bool[np.ndarray, "*y x"]:
         with named_faults(self.file):
-            return read_mask(self._open(self.file), width)
+            return read_mask(self._open(self.file), width, self.shape()[-2])
 
     def image(self, kind: ImageKind, i: int) -> Float[np.ndarray, "y x"]:
         file = self.image_file or self.file
@@ -112,8 +116,7 @@ def describe(file: h5py.File, shape: tuple[int, int, int, int], images: Mapping[
     """Everything that a file in fastMRI's manner holds beside k-space of that shape."""
     n_slices, _, height, width = shape
     has_mask = has_dataset(file, "mask")
-    if has_mask:
-        read_mask(file, width)
+    of_samples = has_mask and read_mask(file, width, height).ndim == 2
     patient, acquisition = text(file, "patient_id"), text(file, "acquisition")
     acceleration = number(file, "acceleration")
     size = _image_size(file, n_slices, images)
@@ -138,6 +141,7 @@ def describe(file: h5py.File, shape: tuple[int, int, int, int], images: Mapping[
         maximum=read_maximum(file),
         patient=patient,
         acquisition=acquisition,
+        of_samples=of_samples,
     )
 
 
@@ -163,6 +167,7 @@ def _header_sizes(file: h5py.File, width: int) -> tuple[tuple[int, int] | None, 
     whole = (0, width)
     if (fields := _header_fields(file)) is None:
         return None, whole
+    _require_two_dimensions(fields, file.filename)
     where = f"{file.filename}: `ismrmrd_header`"
     limits = "encoding/encodingLimits/kspace_encoding_step_1"
     try:
@@ -178,6 +183,20 @@ def _header_sizes(file: h5py.File, width: int) -> tuple[tuple[int, int] | None, 
     if min(crop) < 1 or max(crop) > 8192 or not left < width // 2 < right:
         raise InputError(f"{where}: image {crop}, columns {left} to {right} of {width}: no such scan")
     return (crop[0], crop[1]), (left, right)
+
+
+def _require_two_dimensions(fields: Fields, where: str) -> None:
+    """InputError for what a header may say of data that are no 2-D Cartesian k-space."""
+    trajectory = fields.get("encoding/trajectory", ["cartesian"])[0].strip().lower()
+    if trajectory == "epi":
+        raise InputError(f"{where}: EPI, lines read in both directions; its ghosts must be corrected first")
+    if trajectory != "cartesian":
+        raise InputError(f"{where}: trajectory {trajectory[:40]!r}; only Cartesian scans are read")
+    if fields.get("encoding/encodingLimits/kspace_encoding_step_2/maximum", ["0"])[0].strip() not in ("0", ""):
+        raise InputError(
+            f"{where}: 3-D, phase encoding in two directions; slices transformed along the readout are read, with a "
+            "header that says so"
+        )
 
 
 def _header_fields(file: h5py.File) -> Fields | None:

@@ -31,6 +31,10 @@ def reconstruct(
     input: Annotated[Path, typer.Option(help="a file of raw data, or a folder of them, or an SNU tree")],
     output: Annotated[Path, typer.Option(help="folder for one file a volume and format")],
     format: Annotated[list[str], typer.Option(help="h5, nifti, dicom, mrd or png; give it again for several")] = ["h5"],  # noqa: B006
+    images: Annotated[
+        Literal["rcan", "all"],
+        typer.Option(help="all: VarNet, GRAPPA, SENSE, zero-filled and where VarNet and GRAPPA disagree, too"),
+    ] = "rcan",
     models: Annotated[
         Path | None,
         typer.Option(help="folder with varnet/ and rcan/, as `dvc repro` makes it; default: what comes with Frost"),
@@ -65,23 +69,28 @@ def reconstruct(
     where it has none, and the file says so. They hold no name, date or time, and the patient's id as a hash. The
     values of nifti and dicom, of 16 bits, are a power of 1000 times the scan's, which they tell: mostly 1e6.
 
+    With `--images all` h5 has a dataset for each image and map, png a column; the other formats have a file or series
+    for each, as scan1.grappa.nii.gz.
+
     The first line says which networks are used. A line a volume says how far the scan is from those that they were
-    trained on: `familiar`, `unusual` and why, or `unknown`.
+    trained on: `familiar`, `unusual` and why, or `unknown`. For a familiar scan it gives a lower bound of the SSIM of
+    each slice, of RCAN's image without --ensemble and --consistent; docs/trust.md says what it promises.
 
     Example: frost reconstruct --input /data/multicoil_test --output reconstructions
     """
-    from frost.reconstruction.live import default_models, load_models, reconstruct_folder, scores_table
+    from frost.reconstruction.display import scores_table, volume_lines
+    from frost.reconstruction.live import default_models, load_models, reconstruct_folder
 
     folder = models or default_models()
     networks = load_models(folder, _device(device))
     typer.echo(f"networks: {folder}" if models else f"networks: {folder.name}, which came with Frost")
     done = reconstruct_folder(
-        networks, input, output, acceleration, center_fraction, ensemble, time, consistent, format
+        networks, input, output, acceleration, center_fraction, ensemble, time, consistent, format, images == "all"
     )
-    if any(row["ssim"] or time for row in done.rows):
+    if done.rows:
         Console().print(scores_table(done))
-    for row in done.rows:
-        typer.echo(f"{row['volume']}: {row['familiarity']}")
+    for line in volume_lines(done, networks.bound):
+        typer.echo(line)
     for line in done.notices:
         typer.echo(f"note: {line}", err=True)
     if done.kept:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 
@@ -11,13 +11,22 @@ from accelerate import PartialState
 from frost.cache.pairs import PairDataset
 from frost.cache.produce import stage_lock
 from frost.cache.store import Store
+from frost.evaluation.bound import (
+    FIT_SLICES,
+    LowerBound,
+    bound_metrics,
+    bound_rows,
+    calibrated,
+    rows_of,
+    write_bound,
+)
 from frost.evaluation.cases import Case, EvaluateParams, mean_varnet_ssim
 from frost.evaluation.evaluate import Evaluation, evaluate
 from frost.evaluation.figures.evaluation import draw
 from frost.evaluation.provenance import provenance
 from frost.evaluation.summaries import group_rows, headline, mean_rows
-from frost.evaluation.tables import write_table
-from frost.networks.common.checkpoint import load_config, load_network
+from frost.evaluation.tables import Row, write_table
+from frost.networks.common.checkpoint import load_config, load_network, network_digest
 from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.ending import end_if_orphaned
 from frost.pipeline.launch import run, summary
@@ -40,8 +49,8 @@ def file_of(split: str, case: Case, taken: Set[PurePosixPath]) -> PurePosixPath:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write `--metrics JSON` and `--provenance JSON`, and the folders `--tables`, `--plots` and `--reconstructions`."""
-    outs = ("metrics", "provenance", "tables", "plots", "reconstructions")
+    """Write `--metrics`, `--provenance`, `--bound` as JSON, and folders `--tables`, `--plots`, `--reconstructions`."""
+    outs = ("metrics", "provenance", "bound", "tables", "plots", "reconstructions")
     paths = stage_paths(argv, "images", "varnet", "network", "curves", *outs, about=__doc__)
     params = load_params("evaluate", EvaluateParams)
     with summary("evaluate") as outcome, stage_lock(Store(store_root()), "evaluate"):
@@ -77,6 +86,9 @@ def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
         "imported_trained_on_validation": float(val.made_by()["trained_on_validation"]),
     }
 
+    training = rows_of("train", train, network, params, device, FIT_SLICES)
+    lower = with_bound(result, training, params, network_digest(paths.network))
+
     for folder in (paths.metrics.parent, paths.tables, paths.plots):
         folder.mkdir(parents=True, exist_ok=True)
     write_table(paths.tables / "means.csv", mean_rows(result.metrics))
@@ -84,6 +96,8 @@ def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
     write_table(paths.tables / "volumes.csv", result.by_volume)
     write_table(paths.tables / "groups.csv", group_rows(result.by_volume))
     write_table(paths.tables / "disagreement.csv", result.calibration)
+    write_table(paths.tables / "bound.csv", result.signals)
+    write_bound(paths.bound, lower)
     paths.metrics.write_text(json.dumps(headline(result.metrics), indent=1) + "\n")
     for what, why in result.left_out.items():
         print(f"{what} left out: {why}", file=sys.stderr)
@@ -91,6 +105,17 @@ def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
     made_from = provenance(paths.images, paths.varnet, paths.network, params)
     paths.provenance.write_text(json.dumps(made_from, indent=1) + "\n")
     return result
+
+
+def with_bound(result: Evaluation, training: Sequence[Row], params: EvaluateParams, network: str) -> LowerBound:
+    """Calibrate the lower bound of SSIM on val, put it into the rows of both splits, and measure it on test."""
+    lower = calibrated(training, [row for row in result.signals if row["split"] == "val"], params, network)
+    result.signals = bound_rows(lower, result.signals)
+    if lower.reason():
+        result.left_out["lower bound of SSIM"] = lower.reason()
+    elif found := bound_metrics([row for row in result.signals if row["split"] == "test"]):
+        result.metrics["test"]["bound"] = found | {"promised": lower.coverage}
+    return lower
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_reconstruct_tells_speed_scores_and_what_was_kept(workspace, tmp_path):
     words += ["--models", workspace.root / "models", "--device", "cpu", "--ensemble", "flip", "--time"]
     done = frost(*words)
     assert done.exit_code == 0 and re.search(r"\d+\.\d ms a slice, mean of all slices", done.output)
-    assert "file1004" in done.output and "rcan" in done.output
+    assert "file1004" in done.output and "RCAN" in done.output
     assert "2 were in" in frost(*words).output
 
 

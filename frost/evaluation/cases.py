@@ -29,6 +29,8 @@ class EvaluateParams(Params):
     ensemble: Ensemble
     """Symmetries that `rcan_ensemble` averages over: none, flip, seed (flip and half turn) or dihedral (all eight)."""
     batch_size: int = Field(ge=1)
+    coverage: float = Field(gt=0, lt=1)
+    """Share of new patients all of whose slices shall be above their lower bound of SSIM, see `bound.py`."""
     foreground: float = Field(gt=0)
     """Target above which a pixel is in the head, for ssim_foreground: 2e-5 in 2026, 5e-5 for brains before."""
     presets: tuple[PresetName, ...]

@@ -10,6 +10,7 @@ from torch import nn
 
 from frost.cache.pairs import PairDataset
 from frost.errors import InputError
+from frost.evaluation.bound import signal_rows
 from frost.evaluation.cases import IMAGES, Case, EvaluateParams, best_blend, reconstruct
 from frost.evaluation.disagreement import Calibration
 from frost.evaluation.official.leaderboard import Leaderboard
@@ -32,6 +33,7 @@ class Evaluation:
     by_slice: list[Row] = field(default_factory=list)
     by_volume: list[Row] = field(default_factory=list)
     calibration: list[Row] = field(default_factory=list)
+    signals: list[Row] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     """Scores and volumes that are in no mean, `<split> <preset> <metric>` or `<split> <volume>`, and why."""
 
@@ -70,6 +72,7 @@ def evaluate(
             rows.by_slice.extend(by_slice)
             rows.by_volume.extend(volume_rows(split, case, by_slice))
             trust.add(case, params.foreground)
+            result.signals += signal_rows(split, case)
             for board in boards:
                 board.add(case)
         if rows.by_volume:

@@ -50,7 +50,7 @@ def _common(volume: Reconstruction, scaled: Scaled) -> "Dataset":
     common.StudyDate = common.StudyTime = common.StudyID = common.AccessionNumber = common.ReferringPhysicianName = ""
     common.Modality = "MR"
     common.SeriesInstanceUID = uid("series", volume.made_by)
-    common.SeriesNumber = 1
+    common.SeriesNumber = volume.number()
     common.SeriesDescription = remark
     common.Laterality = common.PatientPosition = ""
     common.FrameOfReferenceUID = uid("frame", volume.identity)
@@ -114,4 +114,4 @@ def holds(path: Path, made_by: str) -> bool:
         return False
 
 
-DICOM = Format(".dicom", write, holds)
+DICOM = Format(".dicom", write, holds, together=False)

@@ -1,4 +1,4 @@
-"""The file that the challenges take, and nothing lost: float32."""
+"""The file that the challenges take, and nothing lost: float32. Scorers pass over further datasets."""
 
 from pathlib import Path
 
@@ -7,8 +7,11 @@ from frost.scans.challenge_files import reconstruction_made_by, write_reconstruc
 
 
 def write(path: Path, volume: Reconstruction) -> None:
-    """Dataset `reconstruction` (slice, y, x)."""
-    write_reconstruction(path, volume.images, volume.made_by)
+    """Dataset `reconstruction` (slice, y, x), and a dataset for each further image; with these the bound of SSIM."""
+    more = dict(volume.others)
+    if more and volume.ssim_bound is not None:
+        more["ssim_bound"] = volume.ssim_bound
+    write_reconstruction(path, volume.images, volume.made_by, more)
 
 
 def holds(path: Path, made_by: str) -> bool:
@@ -16,4 +19,4 @@ def holds(path: Path, made_by: str) -> bool:
     return reconstruction_made_by(path) == made_by
 
 
-H5 = Format(".h5", write, holds)
+H5 = Format(".h5", write, holds, together=True)

@@ -64,4 +64,4 @@ def holds(path: Path, made_by: str) -> bool:
         return False
 
 
-MRD = Format(".mrd", write, holds)
+MRD = Format(".mrd", write, holds, together=False)

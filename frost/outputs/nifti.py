@@ -63,4 +63,4 @@ def holds(path: Path, made_by: str) -> bool:
         return False
 
 
-NIFTI = Format(".nii.gz", write, holds)
+NIFTI = Format(".nii.gz", write, holds, together=False)

@@ -44,6 +44,6 @@ def window_top(images: Float[np.ndarray, "slice y x"]) -> float:
     return max(float(np.percentile(images, BRIGHT)), 0.0) or max(float(images.max()), 0.0) or 1.0
 
 
-def windowed(images: Float[np.ndarray, "slice y x"]) -> UInt8[np.ndarray, "slice y x"]:
-    """Grey values, with one window for the volume."""
-    return np.rint(255 * (images / window_top(images)).clip(0, 1)).astype(np.uint8)
+def windowed(images: Float[np.ndarray, "slice y x"], top: float | None = None) -> UInt8[np.ndarray, "slice y x"]:
+    """Grey values, with one window for the volume: its own, or from 0 to `top`."""
+    return np.rint(255 * (images / (top or window_top(images))).clip(0, 1)).astype(np.uint8)

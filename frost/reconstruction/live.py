@@ -5,7 +5,6 @@ The same functions fill the caches, so that a live image is the cached one (a te
 
 import hashlib
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from rich.table import Table
 from torch import nn
 from tqdm import tqdm
 
@@ -24,6 +22,8 @@ from frost.cache.classical import PrepareParams, classical_channels, classical_i
 from frost.cache.frozen import network_images, scan_properties
 from frost.cache.pairs import DIFFERENCES, input_channels, parse_channel, relative_difference, unlearned
 from frost.errors import InputError
+from frost.evaluation.bound import LowerBound, bound_beside
+from frost.evaluation.disagreement import disagreement_map
 from frost.evaluation.scores import fastmri_scores, require_finite
 from frost.mri.consistency import consistent_image, varnet_coil_images
 from frost.networks.common.checkpoint import load_config, load_network, network_digest
@@ -31,8 +31,9 @@ from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.outputs import FORMATS
-from frost.outputs.contract import Reconstruction, pseudonym
+from frost.outputs.contract import Reconstruction, part_made_by, pseudonym
 from frost.pipeline.params import checked
+from frost.reconstruction.bounds import lower_bounds, why_none
 from frost.reconstruction.familiarity import familiarity
 from frost.scans.challenge_files import challenge_path
 from frost.scans.identity import volume_identity
@@ -61,6 +62,10 @@ class Models:
     """Of VarNet and of RCAN."""
     trained_on: dict[str, list[float]]
     """Least and largest value of each property of the training scans; empty where the networks hold no record."""
+    bound: LowerBound | None = None
+    """Of the SSIM of new scans."""
+    no_bound: str = ""
+    """Why there is none."""
 
 
 def is_slice_by_slice(models: Models) -> bool:
@@ -104,6 +109,8 @@ def load_models(folder: Path, device: torch.device) -> Models:
         raise InputError(
             f"{where}: has the input `sense`, but does not say how it was made; `dvc repro` writes one that does"
         )
+    rcan = network_digest(folder / "rcan")
+    bound, no_bound = bound_beside(folder, rcan)
     return Models(
         varnet=load_network(folder / "varnet", KSPACE_NETWORKS).to(device),
         rcan=load_network(folder / "rcan", IMAGE_NETWORKS).to(device),
@@ -111,8 +118,10 @@ def load_models(folder: Path, device: torch.device) -> Models:
         prepare=prepare,
         masks=made_by["masks"],
         device=device,
-        digests=(digest, network_digest(folder / "rcan")),
+        digests=(digest, rcan),
         trained_on=made_by.get("scans", {}),
+        bound=bound,
+        no_bound=no_bound,
     )
 
 
@@ -159,8 +168,8 @@ def require_channels(models: Models, reader: VolumeReader) -> None:
 class Done:
     """What became of a folder of scans, and what could not be done.
 
-    A row a volume: `volume`, `n_slices`, `ms` of a slice or None, `familiarity`, and `ssim` by image where it has a
-    target.
+    A row a volume: `volume`, `n_slices`, `acceleration`, `coils`, `ms` of a slice or None, `familiarity`, `bound` (of
+    the SSIM of each slice; empty, and `no_bound` says why), and `ssim` by image where it has a target.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -186,9 +195,11 @@ def reconstruct_folder(
     timed: bool = False,
     consistent: bool = False,
     formats: Sequence[str] = ("h5",),
+    all_images: bool = False,
 ) -> Done:
     """Write every volume of a file or folder into `output`, in each of `formats`; what is there is left alone.
 
+    all_images: beside RCAN's those that it was made of, and the map of where VarNet and GRAPPA disagree.
     A volume that cannot be read is told in `failed`, and the others are still done. Raises InputError where what is
     there was made of another scan of this name, by other networks or with other options: no mixture is handed in.
     """
@@ -196,9 +207,10 @@ def reconstruct_folder(
         raise InputError(f"--format {min(unknown)}: no such format; there are {', '.join(FORMATS)}")
     done = Done()
     masks = new_masks(models, acceleration, center_fraction)
-    facts = [models.digests, ensemble, consistent, masks.model_dump(mode="json")]
+    facts = [models.digests, ensemble, consistent, masks.model_dump(mode="json"), *(["all"] if all_images else [])]
     root, volumes = volumes_of(source, masks, done.failed, MASK_OPTIONS)
-    tasks = _tasks(root, volumes, output, facts, formats)
+    images = [_written(models, volume) if all_images else ["rcan"] for volume in volumes]
+    tasks = _tasks(root, volumes, output, facts, formats, images)
     for task in (bar := tqdm(tasks, desc="reconstruct", unit="volume", disable=None)):
         bar.set_postfix_str(task.volume.name)
         if not task.missing:
@@ -209,15 +221,19 @@ def reconstruct_folder(
                 geometry = reader.geometry()
                 if timed and not done.rows:  # the first run of a network pays for what later ones find ready
                     reconstruct_volume(models, reader, ensemble, consistent)
-                row, rcan = reconstructed(models, reader, ensemble, timed, consistent)
+                row, made = reconstructed(models, reader, ensemble, timed, consistent)
                 notices = reader.notices()
         except InputError as error:
             done.failed.append(str(error))
             continue
         patient = pseudonym(task.volume.patient)
-        result = Reconstruction(rcan, geometry, task.identity, task.made_by, models.digests, patient)
-        for name, path in task.missing.items():
-            FORMATS[name].save(path, result)
+        result = Reconstruction(
+            made["rcan"], geometry, task.identity, task.made_by, models.digests, patient,
+            others={name: made[name] for name in task.images if name != "rcan"},
+            ssim_bound=np.array(row["bound"], np.float32) if row["bound"] else None,
+        )  # fmt: skip
+        for (name, image), path in task.missing.items():
+            FORMATS[name].save(path, result if FORMATS[name].together else result.part(image))
         done.rows.append(row)
         done.notices += notices
     return done
@@ -230,51 +246,86 @@ class _Task(NamedTuple):
     identity: str
     made_by: str
     """Digest of the scan, the networks and the options."""
-    missing: dict[str, Path]
-    """By format."""
+    missing: dict[tuple[str, str], Path]
+    """By format and image."""
+    images: Sequence[str]
+    """All that are to be written, RCAN's first."""
+
+
+def _written(models: Models, volume: Volume) -> list[str]:
+    """Every image of a volume, RCAN's first, and the map."""
+    made = classical_channels(volume, models.prepare)
+    classical = [name for name in ("grappa", "sense", "zero_filled") if name in made]
+    return ["rcan", "varnet", *classical, "disagreement"]
 
 
 def _tasks(
-    root: Path, volumes: Sequence[Volume], output: Path, facts: Sequence[object], formats: Sequence[str]
+    root: Path,
+    volumes: Sequence[Volume],
+    output: Path,
+    facts: Sequence[object],
+    formats: Sequence[str],
+    images: Sequence[Sequence[str]],
 ) -> list[_Task]:
     """What is to be done. Raises InputError where two volumes would be one file, or where others' images are there."""
     places = [challenge_path(volume.facts(), volume.target != "none", root.absolute().name) for volume in volumes]
-    times, tasks = Counter(places), []
-    for place, volume in zip(places, volumes):
-        if times[place] > 1:
+    paths = [
+        {
+            (name, image): path
+            for name, kind in FORMATS.items()
+            for image, path in kind.paths(output, place, written).items()
+        }
+        for place, written in zip(places, images)
+    ]
+    times, tasks = Counter(path for of_volume in paths for path in of_volume.values()), []
+    for of_volume, volume in zip(paths, volumes):
+        if any(times[path] > 1 for path in of_volume.values()):
             raise InputError(
                 f"{root / volume.file}: another file of this name is in {root}; reconstruct each folder by itself"
             )
-    for place, volume in zip(places, volumes):
+    for of_volume, volume, written in zip(paths, volumes, images):
         identity = volume_identity(root, volume)
         made_by = _digest([*facts, identity])
-        paths = {name: kind.path(output, place) for name, kind in FORMATS.items()}
-        absent = {name for name, path in paths.items() if not FORMATS[name].is_there(path, made_by)}
-        tasks.append(_Task(volume, identity, made_by, {name: paths[name] for name in formats if name in absent}))
+        missing = {
+            (name, image): path
+            for (name, image), path in of_volume.items()
+            if not FORMATS[name].is_there(path, part_made_by(made_by, image)) and name in formats
+        }
+        tasks.append(_Task(volume, identity, made_by, missing, written))
     return tasks
 
 
 def reconstructed(
     models: Models, reader: VolumeReader, ensemble: Ensemble, timed: bool = False, consistent: bool = False
-) -> tuple[dict[str, Any], Float[np.ndarray, "slice y x"]]:
-    """The row of a volume as `Done` has it, and RCAN's image, every value of which is a number; InputError else."""
+) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "slice y x"]]]:
+    """The row of a volume as `Done` has it, and all images of it, every value of which is a number; InputError else."""
     volume, started = reader.volume, time.perf_counter()
     images = reconstruct_volume(models, reader, ensemble, consistent)
     milliseconds = 1e3 * (time.perf_counter() - started) / volume.n_slices
     require_finite(volume.file, images)
     other = unlearned(images)
+    properties = scan_properties(reader)
     difference = relative_difference(*(images[name][volume.n_slices // 2] for name in ("varnet", other)))
+    known = familiarity(models.trained_on, properties | {DIFFERENCES[other]: difference})
+    no_bound = models.no_bound or why_none(known, consistent, ensemble)
     row = {
         "volume": volume.name,
         "n_slices": volume.n_slices,
+        "acceleration": properties["acceleration"],
+        "coils": volume.n_coils,
         "ms": milliseconds if timed else None,
-        "familiarity": familiarity(models.trained_on, scan_properties(reader) | {DIFFERENCES[other]: difference}),
+        "familiarity": known,
+        "bound": [],
+        "no_bound": no_bound,
         "ssim": {},
     }
+    if models.bound is not None and not no_bound:
+        row["bound"] = lower_bounds(models.bound, models.rcan, models.inputs, images, models.device).tolist()
     target = images.pop("target", None)
     if target is not None:
         row["ssim"] = {image: fastmri_scores(target, stack)["ssim"] for image, stack in images.items()}
-    return row, images["rcan"]
+    images["disagreement"] = disagreement_map(images["varnet"], images[other])
+    return row, images
 
 
 def _digest(facts: object) -> str:
@@ -306,16 +357,3 @@ def new_masks(models: Models, acceleration: float | None, center_fraction: float
         },
         MASK_OPTIONS,
     )
-
-
-def scores_table(done: Done) -> Table:
-    """SSIM of every image of every volume that could be scored, and the times that were asked for."""
-    images = list(dict.fromkeys(image for row in done.rows for image in row["ssim"]))
-    with_time = any(row["ms"] is not None for row in done.rows)
-    table = Table("volume", *images, *(["ms/slice"] if with_time else []), title="SSIM")
-    for row in done.rows:
-        scores = [f"{row['ssim'][image]:.4f}" if image in row["ssim"] else "" for image in images]
-        if math.isnan(row["ssim"].get("rcan", 0.0)):
-            table.caption = "nan: the middle of the target has no value above 0, so no score is defined"
-        table.add_row(row["volume"], *scores, *([f"{row['ms']:.0f}"] if with_time else []))
-    return table

@@ -44,16 +44,22 @@ def challenge_path(facts: Mapping[str, Any], has_target: bool, root: str = "") -
     return PurePosixPath("reconstructions_leaderboard", *group, f"{name}.h5")
 
 
-def write_reconstruction(file: Path, images: Float[np.ndarray, "slice y x"], made_by: str | None = None) -> None:
+def write_reconstruction(
+    file: Path,
+    images: Float[np.ndarray, "slice y x"],
+    made_by: str | None = None,
+    more: Mapping[str, Float[np.ndarray, "..."]] | None = None,
+) -> None:
     """`images` as the challenges take them, dataset `reconstruction`; the file is there whole or not at all.
 
-    made_by: what to find by `reconstruction_made_by`; scorers pass over it.
+    made_by: what to find by `reconstruction_made_by`; scorers pass over it. more: further datasets.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with h5py.File(fresh, "w") as opened:
-            opened.create_dataset("reconstruction", data=images.astype(np.float32), track_times=False)
+            for name, values in {"reconstruction": images, **(more or {})}.items():
+                opened.create_dataset(name, data=values.astype(np.float32), track_times=False)
             if made_by is not None:
                 opened.attrs["made_by"] = made_by
         fresh.replace(file)

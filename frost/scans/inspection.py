@@ -100,7 +100,7 @@ def _read(root: Path, volume: Volume, has_mask: bool, result: Inspected) -> None
             norms[i] = torch.linalg.vector_norm(kspace, dim=(1, 2), dtype=torch.complex128).numpy()
             samples |= kspace.abs().amax(0).numpy() > 0
         result.odd += reader.remarks()
-        measured = samples.any(axis=0)
+        measured = np.asarray(samples.any(axis=0))
         if has_mask:
             measured = reader.mask().numpy()
             result.sampling = "mask on full k-space" if (samples & ~measured).any() else "undersampled"

@@ -207,7 +207,8 @@ class Session:
         with self.settings.turn:
             row, images = reconstructed(models, reader, self.settings.ensemble, consistent=self.settings.consistent)
         self._familiarity = row["familiarity"]
-        return Reconstruction(images, reader.geometry(), "", "", models.digests, pseudonym(reader.volume.patient))
+        pseudonymous = pseudonym(reader.volume.patient)
+        return Reconstruction(images["rcan"], reader.geometry(), "", "", models.digests, pseudonymous)
 
 
 def _ends_slice(line: Acquisition, last: Mapping[str, int]) -> bool:

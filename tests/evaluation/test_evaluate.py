@@ -26,7 +26,9 @@ FACTS = {"name": "a", "file": "a.h5", "patient": "p", "acquisition": "AXT2", "ac
 
 
 def params(**more):
-    return EvaluateParams(**{"ensemble": "flip", "batch_size": 4, "foreground": 2e-5, "presets": (), **more})
+    return EvaluateParams(
+        **{"ensemble": "flip", "batch_size": 4, "coverage": 0.5, "foreground": 2e-5, "presets": (), **more}
+    )
 
 
 @pytest.fixture(scope="module")

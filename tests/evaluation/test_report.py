@@ -34,7 +34,7 @@ def run(workspace, tmp_path_factory):
         (root / name).symlink_to(workspace.root / name)
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, root)
-    params = EvaluateParams(ensemble="none", batch_size=4, foreground=2e-5, presets=("snu2022",))
+    params = EvaluateParams(ensemble="none", batch_size=4, coverage=0.5, foreground=2e-5, presets=("snu2022",))
     pairs = {split: workspace.pairs(split) for split in ("val", "test")}
     network = load_models(workspace.root / "models", torch.device("cpu")).rcan
     result = evaluate(pairs, network, params, torch.device("cpu"), lambda *one: None)

@@ -95,11 +95,45 @@ def test_swapping_the_runs_flips_every_sign(shift, seed):
     assert [g["difference"] for g in one["groups"]] == pytest.approx([-g["difference"] for g in other["groups"]])
 
 
-def test_few_patients_have_a_difference_and_no_interval():
-    result = compare_runs([Run("a", table(0, 9)), Run("b", shifted(table(0, 9), 0.01))])["comparisons"][0]
-    assert result["difference"] == pytest.approx(0.01)
+FEW = [
+    (0.02, 0.001, "better on 108 of 108 slices, +0.0200, beyond the seeds' yardstick of 0.0127"),
+    (-0.0129, 0.001, "worse on 108 of 108 slices, -0.0129, beyond the seeds' yardstick of 0.0127"),
+    (0.01, 0.001, "better on 108 of 108 slices, +0.0100, within the seeds' yardstick of 0.0127"),
+    (0.01, None, "better on 108 of 108 slices, +0.0100, no runs with other seeds to measure it by"),
+    (0, None, "no difference of the means"),
+]
+
+
+@pytest.mark.parametrize(("gain", "seed_effect", "verdict"), FEW)
+def test_few_patients_have_no_interval_and_a_verdict_from_slices_and_seeds(gain, seed_effect, verdict):
+    rows = table(0, 9)
+    runs = [Run("a", rows, recipe(LOCK)), Run("b", shifted(rows, gain), recipe(LOCK.replace("epochs: 4", "epochs: 8")))]
+    if seed_effect is not None:
+        runs.append(Run("c", shifted(rows, seed_effect), recipe(LOCK.replace("seed: 1", "seed: 2"))))
+    result = compare_runs(runs)["comparisons"][0]
+    assert result["difference"] == pytest.approx(gain)
     assert result["interval"] is None and result["p_value"] is None
-    assert "too few patients for an interval" in result["verdict"]
+    assert result["verdict"] == f"{verdict}; too few patients (9 of 10) for an interval"
+
+
+def test_few_patients_with_slices_of_both_kinds():
+    rows = table(0, 9)
+    mixed = [row | {"ssim": row["ssim"] + (-0.01 if i < 8 else 0.02)} for i, row in enumerate(rows)]
+    verdict = compare_runs([Run("a", rows), Run("b", mixed)])["comparisons"][0]["verdict"]
+    assert verdict.startswith("better on 100 of 108 slices, +0.0178, ")
+
+
+def test_the_params_and_the_code_that_differ_are_listed():
+    other = LOCK.replace("epochs: 4}", "inputs: [varnet], ema: null}").replace("seed: 1", "seed: 2").replace("b1", "b2")
+    runs = [Run("a", table(0), recipe(LOCK)), Run("b", table(0.01), recipe(other)), Run("c", table(0))]
+    comparison = compare_runs(runs)
+    found, unknown = (result["changes"] for result in comparison["comparisons"])
+    assert found["code"] == ["frost/training/fit.py"] and unknown is None
+    assert set(found["params"]) == {
+        "train_rcan.fit.epochs: 4 -> none", "train_rcan.fit.inputs: none -> [varnet]",
+        "train_rcan.fit.ema: none -> null", "train_rcan.fit.seed: 1 -> 2",
+    }  # fmt: skip
+    assert "train_rcan.fit.seed: 1 -> 2" in as_markdown(comparison)
 
 
 def test_equal_runs_have_no_difference_and_nothing_improved():

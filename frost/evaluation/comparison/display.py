@@ -45,6 +45,9 @@ def _heading(comparison: Mapping[str, Any], result: Mapping[str, Any]) -> str:
 
 def _notes(comparison: Mapping[str, Any], result: Mapping[str, Any]) -> list[str]:
     notes = [f"Verdict: {result['verdict']}. (n: patients/slices; A, B: means over slices; improved: of slices.)"]
+    for what, lines in (result["changes"] or {}).items():
+        if lines:
+            notes.append(f"Differs in {what}: {'; '.join(lines)}.")
     spread = comparison["seed_spread"]
     if spread is not None:
         n_runs = sum(len(names) for names in spread["runs"])

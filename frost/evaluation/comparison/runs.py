@@ -86,6 +86,35 @@ def recipe(lock: str) -> dict[str, Any]:
     return {"stages": kept, "seeds": seeds, "data": {Path(path).stem: md5 for path, md5 in outs.items()}}
 
 
+def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What differs between two recipes: `params`, lines `key: value in A -> value in B`; `code`, paths.
+
+    A param that one of them does not have is `none` there. Training seeds are params.
+    """
+    one, other = (_params(recipe) for recipe in (a, b))
+    keys = [key for key in {**one, **other} if _word(one, key) != _word(other, key)]
+    deps = [
+        {(stage, path): md5 for stage, kept in recipe["stages"].items() for path, md5 in kept["deps"].items()}
+        for recipe in (a, b)
+    ]
+    paths = {path for place in {**deps[0], **deps[1]} if deps[0].get(place) != deps[1].get(place) for path in place[1:]}
+    return {"params": [f"{key}: {_word(one, key)} -> {_word(other, key)}" for key in keys], "code": sorted(paths)}
+
+
+def _params(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Every param of a recipe by its name in the file, `train_rcan.fit.seed`."""
+    stages = [kept["params"] for kept in recipe["stages"].values()]
+    flat = {key: value for params in (*stages, recipe["seeds"]) for key, value in params.items()}
+    return {".".join(key[1:]): value for key, value in flat.items()}  # without the file's name
+
+
+def _word(params: Mapping[str, Any], key: str) -> str:
+    if key not in params:
+        return "none"
+    value = params[key]
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")
+
+
 def _flat(values: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
     if not isinstance(values, dict):
         return [(path, values)]

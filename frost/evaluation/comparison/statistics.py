@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
 from frost.errors import InputError
-from frost.evaluation.comparison.runs import Run
+from frost.evaluation.comparison.runs import Run, changes
 from frost.evaluation.scores import SLICE_SCORES
 from frost.evaluation.tables import Row
 
@@ -31,7 +31,8 @@ def compare_runs(
     """Every run against the first, ready for JSON.
 
     `metric`, `image`, `split`; `seed_spread` (see that function) or None; `comparisons`, one for each run
-    after the first: all of `compare_rows`, names `a` and `b`, `relation` of the two and a `verdict` in words.
+    after the first: all of `compare_rows`, names `a` and `b`, `relation` of the two, `changes`, which are the params
+    and the code that differ, None where that is not known, and a `verdict` in words.
     """
     if len(runs) < 2:
         raise InputError("compare needs two runs or more")
@@ -41,6 +42,7 @@ def compare_runs(
     for run, rows in zip(runs[1:], paired[1:]):
         result = {"a": runs[0].name, "b": run.name} | compare_rows(paired[0], rows, metric, seed)
         result["relation"] = _relation(runs[0], run, split)
+        result["changes"] = changes(runs[0].recipe, run.recipe) if runs[0].recipe and run.recipe else None
         result["verdict"] = _verdict(result, spread)
         comparisons.append(result)
     return {
@@ -57,7 +59,7 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row], metric: str, seed: int = 0)
 
     Means are over slices. `interval` is the 95 % percentile bootstrap interval of `difference` with patients
     resampled, `p_value` that of Wilcoxon's signed-rank test on patient means; None with fewer than 10
-    patients. `share_improved` is of slices. `groups` is the same by acquisition and acceleration,
+    patients. `n_improved`, `n_worsened` and `share_improved` are of slices. `groups` is the same by acquisition and acceleration,
     `regressions` the ten slices that lost most.
     """
     of_a, of_b = ({(str(row["volume"]), int(row["slice"])): row for row in rows} for rows in (a, b))
@@ -119,6 +121,8 @@ def _statistics(pairs: Sequence[tuple[Row, Row]], metric: str, seed: int) -> dic
         "interval": list(bootstrap_interval(sums, counts, seed)) if enough else None,
         "p_value": _signed_rank(sums / counts) if enough else None,
         "better": bool(direction(metric) * difference.mean() > 0),
+        "n_improved": int((direction(metric) * difference > 0).sum()),
+        "n_worsened": int((direction(metric) * difference < 0).sum()),
         "share_improved": float((direction(metric) * difference > 0).mean()),
     }
 
@@ -207,7 +211,7 @@ def _verdict(result: Mapping[str, Any], spread: Mapping[str, Any] | None) -> str
     if result["relation"] == "other training seeds only":
         return "no gain: the runs differ in training seeds alone, and this is the effect of a seed"
     if interval is None:
-        return f"too few patients for an interval ({result['n_patients']} of at least {FEWEST_PATIENTS})"
+        return _verdict_of_few(result, spread)
     if interval[0] <= 0 <= interval[1]:
         return "no difference shown: the interval covers 0"
     if spread is None:
@@ -215,6 +219,20 @@ def _verdict(result: Mapping[str, Any], spread: Mapping[str, Any] | None) -> str
     if abs(difference) <= spread["threshold"]:
         return f"{word} beyond chance among patients, but not by more than training seeds do"
     return f"{word}, beyond chance among patients and beyond the effect of training seeds"
+
+
+def _verdict_of_few(result: Mapping[str, Any], spread: Mapping[str, Any] | None) -> str:
+    """What slices and seeds tell where there are too few patients for an interval."""
+    difference, better = result["difference"], result["better"]
+    n = result["n_improved" if better else "n_worsened"]
+    seeds = "no runs with other seeds to measure it by"
+    if spread is not None:
+        place = "beyond" if abs(difference) > spread["threshold"] else "within"
+        seeds = f"{place} the seeds' yardstick of {spread['threshold']:.4f}"
+    what = f"{'better' if better else 'worse'} on {n} of {result['n_slices']} slices, {difference:+.4f}, {seeds}"
+    if difference == 0:
+        what = "no difference of the means"
+    return f"{what}; too few patients ({result['n_patients']} of {FEWEST_PATIENTS}) for an interval"
 
 
 def _scores(run: Run, metric: str, image: str, split: str) -> list[Row]:

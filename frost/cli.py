@@ -184,43 +184,88 @@ app.add_typer(store_app, name="store")
 
 @store_app.command("ls")
 def store_ls() -> None:
-    """List the entries: stage, key, size and last use."""
-    from datetime import UTC, datetime
+    """List the entries: stage, volume, key, size, time since the last use, and what uses it.
 
+    Users are workspaces that have used this store, branches, tags, experiments, and commits that changed dvc.lock.
+    """
     from frost.cache.store import Store
     from frost.pipeline.places import store_root
+    from frost.upkeep.usage import listing, note_on, users
 
-    table = Table("stage", "key", "MB", "last used")
-    for record in Store(store_root()).ls():
-        used = datetime.fromtimestamp(record.used, UTC).strftime("%Y-%m-%d %H:%M")
-        table.add_row(record.stage, record.key[:16], f"{record.n_bytes / 1e6:.1f}", used)
-    Console().print(table)
+    store = Store(store_root())
+    uses = users(store, Path.cwd())
+    Console().print(listing(store, store.ls(), uses))
+    if note := note_on(uses):
+        typer.echo(f"note: {note}", err=True)
 
 
 @store_app.command("du")
 def store_du() -> None:
-    """How much each stage keeps."""
+    """Where the store is, and how much each stage keeps there."""
     from frost.cache.store import Store
     from frost.pipeline.places import store_root
 
+    store = Store(store_root())
     table = Table("stage", "MB")
-    for stage, n_bytes in Store(store_root()).du().items():
+    sizes = store.du()
+    for stage, n_bytes in [*sizes.items(), ("all", sum(sizes.values()))]:
         table.add_row(stage, f"{n_bytes / 1e6:.1f}")
+    typer.echo(f"{store.root}; entries share their blocks with outs and DVC's cache where the file system can link")
     Console().print(table)
 
 
 @store_app.command("gc")
 def store_gc(
-    older_than: Annotated[str, typer.Option(help="days since the last use, as in 30d")],
+    older_than: Annotated[str | None, typer.Option(help="days since the last use, as in 30d")] = None,
+    unneeded: Annotated[bool, typer.Option(help="what no workspace, commit, branch or experiment uses")] = False,
+    dry_run: Annotated[bool, typer.Option(help="list it and remove nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="remove without a question")] = False,
 ) -> None:
-    """Remove entries that were not used for long, and none that is being worked on."""
+    """Remove entries, after a question, and none that is being worked on. With both options, what meets both.
+
+    An entry that was used in the last day always counts as needed. What is removed is computed again when it is wanted.
+
+    Example: frost store gc --unneeded --dry-run
+    """
     from frost.cache.store import Store
     from frost.pipeline.places import store_root
+    from frost.upkeep import usage
 
-    if not older_than.endswith("d") or not older_than[:-1].isdigit():
+    if older_than is None and not unneeded:
+        raise InputError("store gc: --older-than 30d or --unneeded says what may go")
+    if older_than is not None and not (older_than.endswith("d") and older_than[:-1].isdigit()):
         raise InputError(f"--older-than: a number of days such as 30d is needed, not {older_than!r}")
-    removed = Store(store_root()).gc(86400 * int(older_than[:-1]))
-    Console().print(f"removed {len(removed)} entries, {sum(r.n_bytes for r in removed) / 1e6:.1f} MB")
+    store = Store(store_root())
+    records = store.unused(86400 * int(older_than[:-1])) if older_than else store.ls()
+    uses = usage.users(store, Path.cwd()) if unneeded else None
+    if uses:
+        records = usage.unneeded(store, records, uses)
+        if note := usage.note_on(uses):
+            typer.echo(f"note: {note}", err=True)
+    what = f"{len(records)} entries, {sum(r.n_bytes for r in records) / 1e6:.1f} MB"
+    if records and (dry_run or not yes):
+        Console().print(usage.listing(store, records, uses))
+    if dry_run or not records:
+        typer.echo(f"would remove {what}" if dry_run else "nothing to remove")
+        return
+    if not yes:
+        typer.confirm(f"remove {what}?", abort=True)
+    removed = store.remove(records)
+    typer.echo(f"removed {len(removed)} entries, {sum(r.n_bytes for r in removed) / 1e6:.1f} MB")
+
+
+@store_app.command("adopt")
+def store_adopt() -> None:
+    """Take the caches of this workspace into the store: after `dvc pull`, a new volume then costs itself alone.
+
+    Every byte is read. What was made by other code, params, scans or versions of libraries is not taken.
+    """
+    from frost.cache.store import Store
+    from frost.pipeline.places import store_root
+    from frost.upkeep.adoption import adopt
+
+    for line in adopt(Store(store_root())):
+        typer.echo(line)
 
 
 @app.command()

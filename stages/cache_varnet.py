@@ -6,13 +6,21 @@ from pathlib import Path
 
 from torch import nn
 
-from frost.cache.folds import Frozen, frozen_networks, network_for, was_trained_on
+from frost.cache.folds import (
+    Frozen,
+    frozen_facts,
+    frozen_networks,
+    frozen_sources,
+    made_by,
+    network_for,
+    was_trained_on,
+)
 from frost.cache.frozen import own_device, write_network_images
 from frost.cache.imported import CacheParams, file_digest, find_images, write_imported_images
 from frost.cache.produce import Compute, Task, produce_all, stage_lock
 from frost.cache.sources import source_digest
 from frost.cache.store import Store
-from frost.networks.common.checkpoint import load_network, network_module
+from frost.networks.common.checkpoint import load_network
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
@@ -34,8 +42,7 @@ def main(argv: list[str] | None = None) -> None:
             make = partial(copier, paths.source)
         else:
             networks = frozen_networks(paths.network)
-            module = network_module(paths.network, KSPACE_NETWORKS)
-            sources = source_digest("frost.cache.frozen", module, alone=["frost.networks.common.checkpoint"])
+            sources = frozen_sources(paths.network)
             network_of = {volume.key: network_for(networks, volume) for volume in everyone}
             tasks = {volume.key: network_task(volume, network_of[volume.key], sources) for volume in everyone}
             make = partial(writer, paths.source)
@@ -55,14 +62,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def network_task(volume: Volume, network: Frozen, sources: str) -> Task:
-    """To ask `network` about a volume. Words about what it saw go into the cache, and so into the key."""
-    made_by = {"network": network.digest}
-    if isinstance(network.trained_on, str):
-        made_by["trained_on"] = network.trained_on
-    elif volume.split != "train" and was_trained_on(network, volume):
-        made_by["trained_on"] = f"this patient, who is in {volume.split} now"
-    facts = {"sources": sources, "volume": volume.facts(), **made_by}
-    return Task(volume.name, volume.n_slices, facts, (volume, network.folder, made_by))
+    """To have the image of a volume from `network`. Words on its training go into the cache, and so into the key."""
+    item = (volume, network.folder, made_by(volume, network))
+    return Task(volume.name, volume.n_slices, frozen_facts(volume, network, sources), item)
 
 
 def imported(volume: Volume, file: Path) -> Task:
@@ -81,8 +83,8 @@ def writer(source: Path) -> Compute:
         return load_network(folder, KSPACE_NETWORKS).to(device)
 
     def compute(item: tuple[Volume, Path, dict[str, str]], out: Path) -> None:
-        volume, folder, made_by = item
-        write_network_images(out, source, volume, network(folder), made_by, device)
+        volume, folder, facts = item
+        write_network_images(out, source, volume, network(folder), facts, device)
         require_unchanged(source, volume)
 
     return compute

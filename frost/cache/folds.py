@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from frost.networks.common.checkpoint import CONFIG, load_config, network_digest
+from frost.cache.sources import source_digest
+from frost.networks.common.checkpoint import CONFIG, load_config, network_digest, network_module
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.scans.volumes import Volume
 
 UNKNOWN = "volumes that its file does not name"  # what most public weights were trained on
@@ -53,3 +55,24 @@ def was_trained_on(network: Frozen, volume: Volume) -> bool:
 
 def _same(one: dict[str, Any], volume: Volume, named: bool) -> bool:
     return bool(one["identity"] == volume.identity or (named and one["patient"] == volume.patient))
+
+
+def frozen_sources(folder: Path) -> str:
+    """The digest of the code that makes the image of the network in `folder`."""
+    module = network_module(folder, KSPACE_NETWORKS)
+    return source_digest("frost.cache.frozen", module, alone=["frost.networks.common.checkpoint"])
+
+
+def made_by(volume: Volume, network: Frozen) -> dict[str, str]:
+    """What goes into the cache of a volume beside its image: the network, and words on what it was trained on."""
+    facts = {"network": network.digest}
+    if isinstance(network.trained_on, str):
+        facts["trained_on"] = network.trained_on
+    elif volume.split != "train" and was_trained_on(network, volume):
+        facts["trained_on"] = f"this patient, who is in {volume.split} now"
+    return facts
+
+
+def frozen_facts(volume: Volume, network: Frozen, sources: str) -> dict[str, Any]:
+    """What the network's image of a volume depends on; sources: of `frozen_sources`."""
+    return {"sources": sources, "volume": volume.facts(), **made_by(volume, network)}

@@ -24,6 +24,7 @@ from frost.cache.entries import entry_key
 from frost.cache.slices import INDEX
 from frost.cache.store import Store
 from frost.errors import InputError
+from frost.pipeline.costs import measured
 from frost.pipeline.ending import end_if_orphaned, without_ctrl_c
 from frost.pipeline.progress import Progress, tell
 from frost.pipeline.ranks import n_local_ranks, rank
@@ -52,8 +53,19 @@ def stage_lock(store: Store, stage: str) -> Iterator[None]:
         with store.lock(name):
             with store.named_faults():
                 holder.write_text(str(os.getpid()))
+                _remember_workspace(store)
             store.clean()
             yield
+
+
+def _remember_workspace(store: Store) -> None:
+    """Leave the path of this workspace in the store, whose entries it needs; not that of an experiment's own folder."""
+    here = Path.cwd()
+    if ".dvc" not in here.parts and (here / ".dvc").is_dir():
+        file = store.root / "workspaces" / hashlib.sha256(os.fsencode(here)).hexdigest()[:16]
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(str(here))
 
 
 @dataclass(frozen=True)
@@ -181,8 +193,13 @@ def _walk(store: Store, stage: str, tasks: Sequence[Task], make: Callable[[], Co
         end_if_orphaned()
         if not store.has(stage, entry_key(stage, task.facts)):
             compute = compute or make()
-            if store.produce(stage, task.facts, partial(compute, task.item), wait=False):
+            if store.produce(stage, task.facts, partial(_measured, store, stage, compute, task.item), wait=False):
                 yield task.name
+
+
+def _measured(store: Store, stage: str, compute: Compute, item: Any, folder: Path) -> None:
+    with measured(store.root, stage, folder):
+        compute(item, folder)
 
 
 def _worker(

@@ -1,24 +1,33 @@
-"""Which code decides a result: a digest that changes when a number might, and not when a comment or a message does."""
+"""Which code decides a result: a digest that changes when a number might, and not when a comment or a message does.
+
+That is the code of frost, followed by its imports, and the versions of the libraries that compute.
+"""
 
 import ast
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = "frost"  # the package whose modules are followed
+
+#: libraries whose next version may give other last digits
+LIBRARIES = ("numpy", "scipy", "torch")
 
 #: modules that start processes, check params, count progress, move and describe files; no number comes from them
 PLUMBING = {
     "frost.errors",
     "frost.pipeline.claims",
+    "frost.pipeline.costs",
     "frost.pipeline.ending",
     "frost.pipeline.launch",
     "frost.pipeline.params",
     "frost.pipeline.places",
     "frost.pipeline.progress",
     "frost.pipeline.ranks",
+    "frost.pipeline.revisions",
     "frost.pipeline.unfinished",
     "frost.cache.entries",
     "frost.cache.produce",
@@ -31,10 +40,20 @@ PLUMBING = {
 def source_digest(*modules: str, alone: Sequence[str] = ()) -> str:
     """sha256 of the syntax trees of `modules` and of all of frost that they import, without `PLUMBING`.
 
+    Of the libraries that any of these imports, the versions of `LIBRARIES` count too.
+
+
     `alone`: modules that count themselves, and not what they import: every network, whichever is chosen.
     """
     names = sorted((imported(*modules) - PLUMBING) | set(alone))
-    return hashlib.sha256(json.dumps([[name, meaning(source(name))] for name in names]).encode()).hexdigest()
+    code = [[name, meaning(source(name))] for name in names]
+    return hashlib.sha256(json.dumps([code, library_versions(names)]).encode()).hexdigest()
+
+
+def library_versions(modules: Iterable[str]) -> dict[str, str]:
+    """The versions of those `LIBRARIES` that `modules` import, without what says for which device they were built."""
+    roots = {name.partition(".")[0] for module in modules for name in _imports(module)}
+    return {name: version(name).partition("+")[0] for name in LIBRARIES if name in roots}
 
 
 def imported(*modules: str) -> set[str]:

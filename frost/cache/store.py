@@ -7,6 +7,8 @@ in a temporary folder makes anyone compute it again; stages link entries into th
     <root>/<stage>/<2 of key>/<key>/   an entry: read-only files and manifest.json, its mtime the last use
     <root>/training/<key>/             a training whose network will be the entry of that key: state and claim
     <root>/tmp/<key>.<writer>/         what that process is writing
+    <root>/costs/                      how long each took, and where: `frost.pipeline.costs`
+    <root>/workspaces/                 a file per workspace that has used the store, with its path
     <root>/locks/                      a file per key, and per stage and workspace
 
 `Store.produce` computes into tmp/, then a rename makes the entry: a process that is killed leaves a whole entry or
@@ -22,7 +24,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -294,14 +296,19 @@ class Store:
             totals[record.stage] = totals.get(record.stage, 0) + record.n_bytes
         return totals
 
-    def gc(self, older_than: int | float) -> list[Record]:
-        """Remove what was not used for `older_than` seconds and is not being worked on. Returns what went."""
+    def unused(self, seconds: int | float) -> list[Record]:
+        """What was not used for so long."""
         records = self.ls()
         if not records:
             return []
         with self.named_faults():
-            limit = server_time(self.root) - older_than
-            return [record for record in records if record.used < limit and self._remove(record, limit)]
+            limit = server_time(self.root) - seconds
+        return [record for record in records if record.used < limit]
+
+    def remove(self, records: Sequence[Record]) -> list[Record]:
+        """Remove entries and trainings that nobody works on or has used since they were listed. Returns what went."""
+        with self.named_faults():
+            return [record for record in records if self._remove(record, record.used)]
 
     def _remove(self, record: Record, limit: float) -> bool:
         if record.stage != "training":

@@ -12,6 +12,7 @@ from accelerate import PartialState
 
 from frost.cache.entries import Entry, entry_key
 from frost.cache.store import Store
+from frost.pipeline.costs import measured
 from frost.training.fit import CPU, History
 
 PATIENCE = timedelta(days=30)  # of processes, with another run that trains the same network
@@ -39,7 +40,8 @@ def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable
 
     def compute(folder: Path) -> None:
         computed.append(broadcast(True))
-        train(folder, state)
+        with measured(store.root, stage, folder, resumed=state.exists()):
+            train(folder, state)
 
     entry = store.produce(stage, facts, compute, claim=True)
     if not computed:

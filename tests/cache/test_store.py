@@ -235,14 +235,14 @@ def test_what_is_old_goes_and_what_is_used_or_locked_stays(store):
     )  # fmt: skip
     process.stdout.readline()
     store.training("0" * 64).mkdir(parents=True)
-    removed = {record.key for record in store.gc(86400)}
+    removed = {record.key for record in store.remove(store.unused(86400))}
     process.communicate()
     assert removed == {entries[2].key, entries[3].key}
     assert {record.key for record in store.ls()} == {entries[0].key, entries[1].key, "0" * 64}
     assert not leftovers(store)
     later = time.time() - 86400 * 2
     os.utime(store.training("0" * 64), (later, later))
-    assert {record.key for record in store.gc(86400)} == {entries[1].key, "0" * 64}
+    assert {record.key for record in store.remove(store.unused(86400))} == {entries[1].key, "0" * 64}
 
 
 def test_sizes_are_told_by_stage(entry, store):
@@ -266,7 +266,7 @@ def test_the_state_of_a_training_goes_when_its_network_is_finished(store):
 
 def test_an_empty_store(store):
     store.clean()
-    assert store.ls() == [] and store.du() == {} and store.gc(0) == [] and store.damaged() == []
+    assert store.ls() == [] and store.du() == {} and store.remove(store.unused(0)) == [] and store.damaged() == []
     assert not store.root.exists()
 
 

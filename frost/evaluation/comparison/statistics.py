@@ -59,8 +59,8 @@ def compare_rows(a: Sequence[Row], b: Sequence[Row], metric: str, seed: int = 0)
 
     Means are over slices. `interval` is the 95 % percentile bootstrap interval of `difference` with patients
     resampled, `p_value` that of Wilcoxon's signed-rank test on patient means; None with fewer than 10
-    patients. `n_improved`, `n_worsened` and `share_improved` are of slices. `groups` is the same by acquisition and acceleration,
-    `regressions` the ten slices that lost most.
+    patients. `n_improved`, `n_worsened` and `share_improved` are of slices. `groups` is the same by acquisition and
+    acceleration, `regressions` the ten slices that lost most.
     """
     of_a, of_b = ({(str(row["volume"]), int(row["slice"])): row for row in rows} for rows in (a, b))
     keys = sorted(of_a.keys() & of_b.keys())

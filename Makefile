@@ -2,7 +2,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
 
-.PHONY: install repro test lint format bench bench-full bench-peers weights soak lock clean
+.PHONY: install repro test test-cluster lint format bench bench-full bench-peers weights soak lock clean
 
 install: .venv/installed
 
@@ -11,6 +11,10 @@ repro: .venv/installed
 
 test: lint
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist worksteal
+
+# Starts a Slurm of two nodes on this machine: as root, with Debian's slurm-wlm and munge.
+test-cluster: .venv/installed
+	OMP_NUM_THREADS=1 python -m pytest tests/cluster
 
 lint: .venv/installed
 	ruff check .

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
 from frost.errors import InputError
+from frost.pipeline.allocation import name_this_node, spread_over_nodes
 from frost.pipeline.ending import KEPT, PATIENCE, end_on_signals, fail, heeded_signals
 from frost.pipeline.ranks import LAUNCHER, forget_other_launchers, is_rank, rank
 
@@ -24,6 +25,7 @@ def begin(stage: str) -> None:
     world = forget_other_launchers()
     use_short_sockets()
     if stage in DISTRIBUTED and not is_rank():
+        spread_over_nodes(stage)
         if any(os.environ.get(name, "1") not in ("", "1") for name in ("PET_NPROC_PER_NODE", "PET_NNODES")):
             spread_over_processes(stage)
         if world > 1:
@@ -53,6 +55,7 @@ def spread_over_processes(stage: str) -> None:
     given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith("PET_"))
     logging.disable()  # torchrun tells of a failed rank in thirty lines; the rank itself has told it in one
     signals = heeded_signals()
+    name_this_node()
     options = [f"--signals-to-handle={','.join(one.name for one in signals)}", f"--shutdown-timeout={2 * PATIENCE}"]
     told = io.StringIO()
     try:

@@ -4,8 +4,8 @@ The packages, from the ground up; each imports only what stands before it, which
 
 `pipeline` (how a stage runs), `mri` (the physics), `scans` (files to slices), `simulation` (anatomy to scans),
 `networks` (both stages'), `cache` (what is kept), `training`, `evaluation`, `outputs` (files for viewers),
-`reconstruction` (the live path), `challenges`, `planning` (params checked, work counted); on top `cli`, the command
-`frost`, and the scripts in stages/.
+`reconstruction` (the live path), `challenges`, `planning` (params checked, work counted), `cluster` (work in jobs of
+Slurm); on top `cli`, the command `frost`, and the scripts in stages/.
 
 Axis words, used in every shape: `batch`, `slice`, `coil`, `channel`, `y` (readout, rows), `x` (phase encoding,
 columns: the undersampled axis). A complex number is a complex tensor. k-space and images keep their zero in the

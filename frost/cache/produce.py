@@ -26,6 +26,7 @@ from frost.cache.store import Store
 from frost.errors import InputError
 from frost.pipeline.costs import measured
 from frost.pipeline.ending import end_if_orphaned, without_ctrl_c
+from frost.pipeline.executor import executor, share
 from frost.pipeline.progress import Progress, tell
 from frost.pipeline.ranks import n_local_ranks, rank
 
@@ -39,9 +40,10 @@ def stage_lock(store: Store, stage: str) -> Iterator[None]:
     """Hold a stage of this workspace, so that an orphaned run of it and this one do not fill the same outs.
 
     A process that waits prints the number of the one that it waits for. Of several ranks the first holds it
-    for all. Where the store can only be read nobody holds anything: all that a stage can do is link.
+    for all. Where the store can only be read nobody holds anything: all that a stage can do is link. Nor in a job,
+    which fills no outs: the run that waits for it holds the stage.
     """
-    if rank() != 0 or store.is_read_only():
+    if rank() != 0 or store.is_read_only() or share() is not None:
         yield
         return
     name = f"{stage}.{hashlib.sha256(os.fsencode(Path.cwd())).hexdigest()[:16]}"
@@ -97,14 +99,22 @@ def produce_all(
     when one dies; ranks that something else started go on), links, writes each split's index and the group above
     the splits. Returns how many slices were missing, whoever computed them. Raises the first InputError of
     any process.
+
+    An executor makes them in jobs instead, where there is one (`frost.pipeline.executor`). A process of such a job
+    computes its share, and links nothing.
     """
     keys = {entry_key(stage, task.facts): task for tasks in splits.values() for task in tasks}
+    if (mine := share()) is not None:
+        keys = {key: task for key, task in keys.items() if key in mine}
     longest_first = sorted(keys, key=lambda key: (-keys[key].n_slices, key))
     first = rank() == 0
     missing = [key for key in longest_first if not store.has(stage, key)]
     n_slices = sum(keys[key].n_slices for key in missing)
     if missing and first:
         tell(f"{stage}: {len(missing)} of {len(keys)} volumes to make, {n_slices} slices")
+    if missing and (elsewhere := executor()):
+        elsewhere.make_volumes(store.root, stage, {key: keys[key].n_slices for key in missing})
+        missing = []
     with Progress(stage, len(keys), len(keys) - len(missing), shown=first) as progress:
         while missing:
             try:
@@ -121,7 +131,7 @@ def produce_all(
                 name = keys[left[0]].name
                 raise InputError(f"{stage}: {name}: its process died ({deaths}); was there too little memory?")
             missing = left
-    if first:
+    if first and mine is None:
         from frost.cache.shards import write_root  # here: stage `index` needs the lock of a stage, and no zarr
 
         for folder, tasks in splits.items():
@@ -132,9 +142,14 @@ def produce_all(
 
 
 def _fill(store: Store, stage: str, folder: Path, tasks: Sequence[Task]) -> None:
-    """A split of exactly these volumes, each checked on the way from the store."""
+    """A split of exactly these volumes, each checked on the way from the store.
+
+    With an executor by manifest and size alone: this is a login node then, the task that wrote an entry has read it
+    back, and every slice has a checksum of its own for who reads it.
+    """
     from frost.cache.shards import write_split
 
+    every_byte = executor() is None
     folder.mkdir(parents=True, exist_ok=True)
     names = {task.name for task in tasks}
     for path in folder.iterdir():
@@ -147,7 +162,7 @@ def _fill(store: Store, stage: str, folder: Path, tasks: Sequence[Task]) -> None
                     shutil.rmtree(path)
     for task in tasks:
         end_if_orphaned()
-        store.link(store.take(stage, entry_key(stage, task.facts)), folder / task.name)
+        store.link(store.take(stage, entry_key(stage, task.facts), every_byte), folder / task.name)
     write_split(folder)
 
 
@@ -166,6 +181,7 @@ def _compute(
         return ""
     if processes is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = min(cores, int(os.environ.get("SLURM_CPUS_PER_TASK", cores)))  # not all clusters bind a job to its own
         processes = max(1, cores // n_local_ranks())
     deaths: list[str] = []
     with _workers(min(processes, len(tasks)), partial(_worker, store, stage, tasks, make)) as workers:

@@ -22,6 +22,7 @@ PLUMBING = {
     "frost.pipeline.claims",
     "frost.pipeline.costs",
     "frost.pipeline.ending",
+    "frost.pipeline.executor",
     "frost.pipeline.launch",
     "frost.pipeline.params",
     "frost.pipeline.places",

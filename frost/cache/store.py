@@ -48,6 +48,7 @@ from frost.cache.entries import (
 from frost.errors import InputError
 from frost.pipeline.claims import claimed
 from frost.pipeline.ending import end_if_orphaned
+from frost.pipeline.executor import executor, share
 from frost.pipeline.unfinished import beating, is_left, server_time, unfinished
 
 # Faults of the machine that the user can do something about.
@@ -98,13 +99,21 @@ class Store:
         with self.named_faults():
             return self.folder(stage, key).is_dir()
 
-    def take(self, stage: str, key: str) -> Entry:
-        """An entry, after reading all of it. Raises InputError naming it where a byte is wrong or missing."""
+    def keys(self, stage: str) -> set[str]:
+        """The keys of all entries of a stage, by listing folders: NFS may hide a name until its folder is listed."""
+        with self.named_faults():
+            return {path.name for path in (self.root / stage).glob("??/*")}
+
+    def take(self, stage: str, key: str, every_byte: bool = True) -> Entry:
+        """An entry, after reading all of it. Raises InputError naming it where a byte is wrong or missing.
+
+        every_byte: see `frost.cache.entries.verified`
+        """
         folder = self.folder(stage, key)
         with suppress(OSError):  # a store that can only be read serves as well
             os.utime(folder / MANIFEST)
         with self.named_faults(), _gone(stage, key):
-            return verified(folder, stage, key)
+            return verified(folder, stage, key, every_byte)
 
     def produce(
         self, stage: str, facts: Mapping[str, Any], compute: Callable[[Path], None], wait: bool = True,
@@ -114,11 +123,16 @@ class Store:
 
         Of several processes one computes, the others wait for it; without `wait` they get None at once. Where locks do
         not hold, several compute the same, and all get the one that was first in its place; with `claim` one alone
-        does, and may keep its state in the folder `training`, which is removed in the end.
+        does, and may keep its state in the folder `training`, which is removed in the end. Such work is left to an
+        executor where there is one; in its job, entries of other jobs are None.
         """
+        if claim and (elsewhere := executor()):
+            return self.take(stage, elsewhere.make_network(self.root, stage, facts))
         key = entry_key(stage, facts)
         if self.has(stage, key):
             return self.take(stage, key)
+        if claim and (mine := share()) is not None and key not in mine:
+            return None
         with self.lock(key, wait) as held:
             if not held:
                 return None

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from frost.errors import InputError
 
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # where Slurm is; the rest tells of the job around this one
+MISSING = "{}: no such program; a login node of a Slurm cluster has it"
 PATIENCE = 300.0  # seconds that a busy controller has for an answer
 
 
@@ -24,13 +25,17 @@ class Queued(NamedTuple):
     reason: str
 
 
+def environment() -> dict[str, str]:
+    """This process's own, without what tells of the job that it may run in, and would count for a new one."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name in KEPT}
+
+
 def call(*command: str, stdin: str = "") -> str:
     """What a program of Slurm writes. Raises InputError where it is missing or refuses."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_") or name in KEPT}
     try:
-        done = subprocess.run(command, input=stdin, env=own, capture_output=True, text=True, timeout=PATIENCE)
+        done = subprocess.run(command, input=stdin, env=environment(), capture_output=True, text=True, timeout=PATIENCE)
     except FileNotFoundError:
-        raise InputError(f"{command[0]}: no such program; a login node of a Slurm cluster has it") from None
+        raise InputError(MISSING.format(command[0])) from None
     except subprocess.TimeoutExpired:
         raise InputError(f"{command[0]}: Slurm's controller gave no answer in {PATIENCE:.0f} s") from None
     if done.returncode:

@@ -12,9 +12,11 @@ from contextlib import contextmanager, redirect_stderr
 from frost.errors import InputError
 from frost.pipeline.allocation import name_this_node, spread_over_nodes
 from frost.pipeline.ending import KEPT, PATIENCE, end_on_signals, fail, heeded_signals
+from frost.pipeline.executor import EXECUTOR, executor
 from frost.pipeline.ranks import LAUNCHER, forget_other_launchers, is_rank, rank
 
 DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan")  # the others take seconds
+HEAVY = ("simulate", "evaluate")  # beside those: too much for a login node, and nothing of it is in the store
 AGAIN = "run `dvc repro` again"
 LONGEST = 70  # bytes of a folder, in which processes then have sockets with 32 more; a socket's path may have 103
 
@@ -24,6 +26,8 @@ def begin(stage: str) -> None:
     end_on_signals(AGAIN)
     world = forget_other_launchers()
     use_short_sockets()
+    if stage in DISTRIBUTED + HEAVY and work_elsewhere(stage):
+        return
     if stage in DISTRIBUTED and not is_rank():
         spread_over_nodes(stage)
         if any(os.environ.get(name, "1") not in ("", "1") for name in ("PET_NPROC_PER_NODE", "PET_NNODES")):
@@ -33,6 +37,23 @@ def begin(stage: str) -> None:
                 f"{stage}: WORLD_SIZE={world} was set by another program and is ignored; "
                 f"PET_NPROC_PER_NODE={world} would start {world} processes\n"
             )
+
+
+def work_elsewhere(stage: str) -> bool:
+    """Whether an executor does this stage's work, so that it is one process here; does not return where it does all."""
+    try:
+        elsewhere = executor()
+    except InputError as error:
+        fail(str(error))
+    if elsewhere is None:
+        return False
+    if stage in HEAVY:
+        elsewhere.run_stage(stage)
+    if given := [name for name in os.environ if name.startswith("PET_")]:
+        sys.stderr.write(
+            f"{stage}: {', '.join(given)} is ignored with {EXECUTOR}: a job has a process for each of its gpus\n"
+        )
+    return True
 
 
 def use_short_sockets() -> None:

@@ -484,8 +484,9 @@ def serve(
 
     folder = models or default_models()
     networks = load_models(folder, _device(device))
-    settings = Settings(networks, new_masks(networks, acceleration, center_fraction), ensemble, consistent)
-    with Server(host, port, settings, Limits(int(memory * 2**30), connections), log_line) as server:
+    masks = new_masks(networks, acceleration, center_fraction)
+    settings = Settings(networks, masks, int(memory * 2**30), ensemble, consistent)
+    with Server(host, port, settings, Limits(connections), log_line) as server:
         kept_so_far("images that were sent stay sent")
         log_line(f"listening on {host}:{server.port}, networks {folder if models else folder.name}")
         server.serve_forever()

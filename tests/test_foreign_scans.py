@@ -46,7 +46,7 @@ def test_scans_of_ismrmrds_generator_are_inspected_trained_on_scored_and_reconst
         assert entry["sampling"] == ("undersampled" if name == "test/prospective" else "full")
         assert any("prewhitened by" in remark for remark in entry["odd"]) == ("C" in options)
 
-    repository.params(simulate__subjects=0, index__source=str(source))
+    repository.params(simulate__subjects=0, index__source=str(source), evaluate__presets=["fastmri"])
     assert list(repository.repro()) == list(STAGES)
     metrics = json.loads((repository.folder / "metrics" / "evaluate.json").read_text())
     assert 0 < metrics["test"]["rcan"]["ssim"] < 1

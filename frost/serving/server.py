@@ -24,8 +24,6 @@ FAREWELL = 5.0  # seconds for what a client is still sending when it is told why
 class Limits:
     """What clients may use, all of whom are strangers."""
 
-    memory: int
-    """Bytes that one connection may send, all of which are kept until its scan is done."""
     connections: int
     """At once."""
     patience: float = PATIENCE
@@ -79,7 +77,7 @@ class _Connection(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         connection = self.request
         connection.settimeout(self.server.limits.patience)
-        ahead = _ReadAhead(BoundedReader(connection.recv, self.server.limits.memory))
+        ahead = _ReadAhead(BoundedReader(connection.recv, self.server.settings.memory))
         with cast(BinaryIO, connection.makefile("wb")) as stream:
             try:
                 line, reason = self._answered(ahead, stream)

@@ -40,6 +40,7 @@ from frost.serving.protocol import Acquisition, Message, ScanHeader, ScanName
 
 GROUP = "dataset"
 NAME = "scan"  # of scans whose client sends none
+SHARE = 16  # of the memory of a connection, that one slice of k-space may have: networks need several times as much
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Settings:
 
     models: Models
     masks: MaskParams
+    memory: int
+    """Bytes that one connection may send, all of which are kept until its scan is done."""
     ensemble: Ensemble = "none"
     consistent: bool = False
     turn: Lock = field(default_factory=Lock)
@@ -106,12 +109,19 @@ class Received(Acquisitions):
 class Streamed(ISMRMRD):
     """ISMRMRD that is no file."""
 
-    def __init__(self, acquisitions: Acquisitions) -> None:
-        self.acquisitions = acquisitions
+    def __init__(self, acquisitions: Acquisitions, largest_slice: int) -> None:
+        self.acquisitions, self.largest_slice = acquisitions, largest_slice
 
     def header(self, found: Found) -> Header:
-        """As of a file."""
-        return Lines.of(self.acquisitions).header()
+        """As of a file, but that a few lines may not declare a slice that no memory is there for."""
+        lines = Lines.of(self.acquisitions)
+        n_bytes = np.dtype(np.complex64).itemsize * lines.n_coils * math.prod(lines.encoded)
+        if n_bytes > self.largest_slice:
+            raise InputError(
+                f"{self.acquisitions.where}: declares slices of {n_bytes} bytes; at most {self.largest_slice}, "
+                f"1/{SHARE} of --memory, are reconstructed"
+            )
+        return lines.header()
 
     def open(self, file: Path, image_file: Path | None) -> OpenScan:
         """As of a file."""
@@ -196,7 +206,7 @@ class Session:
 
     def _reader(self, acquisitions: Received, n_slices: int | None = None) -> VolumeReader:
         """Of acquisitions as if they were a file; n_slices: in place of the number of slices that they are of."""
-        format, file = Streamed(acquisitions), Path(f"{self.name}.mrd")
+        format, file = Streamed(acquisitions, self.settings.memory // SHARE), Path(f"{self.name}.mrd")
         (volume,) = new_volumes(Path(), format, Found("test", "", file, None), self.settings.masks, MASK_OPTIONS)
         if n_slices is not None:
             volume = volume.model_copy(update={"n_slices": n_slices})

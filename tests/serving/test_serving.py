@@ -57,10 +57,10 @@ def serve(models):
     """Starts servers; each has its log, a list of lines."""
     servers = []
 
-    def start(models=models, **limits):
+    def start(models=models, memory=MEMORY, **limits):
         log = []
-        settings = Settings(models, new_masks(models, 2.0, 0.3))
-        server = Server("127.0.0.1", 0, settings, Limits(**({"memory": MEMORY, "connections": 4} | limits)), log.append)
+        settings = Settings(models, new_masks(models, 2.0, 0.3), memory)
+        server = Server("127.0.0.1", 0, settings, Limits(**({"connections": 4} | limits)), log.append)
         server.lines = log
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         servers.append(server)
@@ -223,15 +223,14 @@ def test_networks_that_need_neighbours_wait_for_the_whole_scan(of_neighbours, se
     assert "0 of them as they were whole" in logged(server)[0]
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_many_scans_in_a_row(models, serve, scan, tmp_path, number):
-    """Every one with other numbers: none is an answer to another. `SERVE_SCANS` is how many in all."""
-    server, n = serve(), (N_SCANS + 2 - number) // 3
-    for k in range(n):
-        text, lines = scan(n_slices=1 + k % 2, seed=3 * k + number, columns=UNDERSAMPLED)
+def test_many_scans_in_a_row(models, serve, scan, tmp_path):
+    """Every one with other numbers: none is an answer to another."""
+    server = serve()
+    for k in range(N_SCANS):
+        text, lines = scan(n_slices=1 + k % 2, seed=k, columns=UNDERSAMPLED)
         expected = reconstructed(models, tmp_path, f"scan{k}", text, lines)
         check_same(images_of(exchange(server, f"scan{k}", text, lines)), expected)
-    assert not any("error" in line for line in logged(server, n))
+    assert not any("error" in line for line in logged(server, N_SCANS))
     assert threading.active_count() < 12
 
 
@@ -339,13 +338,22 @@ def test_a_client_that_goes_away_in_the_middle_or_before_its_images(models, serv
 
 
 def test_more_than_the_memory_of_a_connection_is_refused_before_it_is_kept(serve, scan):
-    server = serve(memory=100_000)
-    text, lines = scan()
+    server = serve(memory=600_000)
+    text, lines = scan(averages=6)
     answers = exchange(server, "large", text, lines)
-    message = r"an acquisition declares \d+ bytes, after 9\d{4}; one connection may send 100000 \(--memory\)"
+    message = r"an acquisition declares \d+ bytes, after 59\d{4}; one connection may send 600000 \(--memory\)"
     assert re.search(message, answers[-1]) and re.search(message, logged(server)[0])
     small = scan(n_slices=1)
     assert len(images_of(exchange(server, "small", *small))) == 1
+
+
+def test_a_few_lines_may_not_declare_a_slice_that_no_memory_is_there_for(serve, scan):
+    server = serve()
+    text = mrd.header((1024, 1024), (1024, 1024))
+    lines = [mrd.line(np.ones((COILS, 16), np.complex64), x, centre=8) for x in (511, 512)]
+    message = r"declares slices of 25165824 bytes; at most 4194304, 1/16 of --memory"
+    assert re.search(message, exchange(server, "large", text, lines)[-1]) and re.search(message, logged(server)[0])
+    assert len(images_of(exchange(server, "small", *scan(n_slices=1)))) == 1
 
 
 def test_declared_bytes_are_no_memory_until_they_come():

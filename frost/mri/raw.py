@@ -75,19 +75,22 @@ def measured_mask(slices: Iterable[Complex[np.ndarray, "coil y x"]]) -> Bool[np.
 def are_scattered(samples: Bool[np.ndarray, "y x"]) -> bool:
     """Whether of the measured rows and columns single samples are missing, as where two directions are undersampled.
 
-    More than a tenth of those between measured ones: some are zero by chance, and corners that the scanner left out lie
-    outside.
+    More than a tenth of what lies between measured ones: some are zero by chance, and corners that the scanner left out
+    lie outside.
     """
     rows, columns = samples.any(axis=1), samples.any(axis=0)
     crossed = samples if rows.all() and columns.all() else samples[np.ix_(rows, columns)]
-    return not crossed.all() and int((between(crossed) & ~crossed).sum()) > 0.1 * crossed.size
+    if crossed.all():
+        return False
+    inside = between(crossed)
+    return int((inside & ~crossed).sum()) > 0.1 * int(inside.sum())
 
 
 def between(samples: Bool[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
-    """What lies between measured samples both of its row and of its column, measured or not."""
+    """What lies between measured samples of its row or of its column, measured or not: all but corners and margins."""
     since = np.maximum.accumulate
     along = [since(samples, axis) & np.flip(since(np.flip(samples, axis), axis), axis) for axis in (0, 1)]
-    return np.asarray(along[0] & along[1])
+    return np.asarray(along[0] | along[1])
 
 
 def as_columns(mask: Bool[np.ndarray, "y x"]) -> Bool[np.ndarray, "*y x"]:

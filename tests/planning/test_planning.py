@@ -12,6 +12,7 @@ import torch
 from ruamel.yaml import YAML
 
 from frost.cache.store import Store
+from frost.mri.sampling import MaskRecord
 from frost.networks.common.checkpoint import build
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
@@ -122,6 +123,28 @@ WITH_SCANS = {
 def test_what_the_scans_cannot_give_is_one_line(faults_of, index, changes, line):
     (found,) = faults_of(changes, index)
     assert re.match(rf"params\.yaml: {line}", found)
+
+
+def test_masks_of_two_directions_go_without_grappa(faults_of, index):
+    """Also where a single volume has one; the numbers of GRAPPA's own section are then of no matter for it."""
+    record = {"kind": "file_2d", "acceleration": None, "center_fraction": None, "seed": None, "padding": (0, 44)}
+    (first, *others) = index["test"]
+    scattered = first.model_copy(update={"mask": MaskRecord.model_validate(record)})
+    mixed = {**index, "test": [scattered, *others]}
+    (found,) = faults_of({"train_rcan.inputs": ["varnet", "grappa-1"]}, mixed)
+    assert re.match(
+        r"params\.yaml: train_rcan\.inputs: grappa-1: 1 of 6 volumes, test/.* the first, are undersampled in two "
+        r"directions, which GRAPPA does not fill; \[varnet, sense\] does without it",
+        found,
+    )
+    assert faults_of({"train_rcan.inputs": ["varnet", "sense"]}, mixed) == []
+    network = {"train_varnet.network.name": "grappa_varnet", "train_rcan.inputs": ["varnet"]}
+    assert any("train_varnet.network: grappa_varnet: 1 of 6 volumes" in line for line in faults_of(network, mixed))
+    everyone = {
+        split: [v.model_copy(update={"mask": scattered.mask}) for v in volumes] for split, volumes in index.items()
+    }
+    alone = {"train_rcan.inputs": ["varnet"], "prepare.grappa.kernel_points": 49, "prepare.grappa.source": "file"}
+    assert faults_of(alone, everyone) == []
 
 
 def test_images_of_another_program_for_other_volumes_are_a_fault(faults_of, index, tmp_path):

@@ -35,6 +35,7 @@ def test_both_ends_of_the_training_scans_are_familiar(end):
         ({"rows": 512.0}, "512 rows (trained on 128 to 320)"),
         ({"columns": 256.0}, "256 columns (trained on 128)"),
         ({"acceleration": 5.25}, "acceleration 5.2 with centre lines (trained on 2.0 to 4.0)"),
+        ({"directions": 2.0}, "phase directions undersampled: 2 (trained on 1)"),
         ({"noise": 0.12}, "noise 12.0% (trained on 1.0% to 4.0%)"),
         ({"noise": 0.0}, "noise 0.0% (trained on 1.0% to 4.0%)"),
         ({"difference": 0.34}, "VarNet and GRAPPA differ by 34% (trained on 2% to 10%)"),

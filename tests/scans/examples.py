@@ -50,12 +50,32 @@ def matlab(kspace, n_frames):
     return values
 
 
+def matlab_order(kspace):
+    """From (frame, coil, readout, phase) to MATLAB's (readout, phase, coil, slice, frame)."""
+    return kspace.swapaxes(-1, -2)[:, None].T
+
+
 def averages_of_prostate(kspace):
     """Averages 0 and 2 have the odd lines, 1 the even ones: (average, slice, coil, y, x)."""
     averages = np.stack([kspace] * 3)
     averages[[0, 2], ..., ::2] = 0
     averages[1, ..., 1::2] = 0
     return averages
+
+
+def twelve_coils(kspace):
+    """k-space of four coils as of twelve, without what Calgary-Campinas leaves out beyond 0.85 of the columns."""
+    tiled = np.tile(kspace, (1, 3, 1, 1))
+    tiled[..., -int(0.15 * kspace.shape[-1]) :] = 0
+    return tiled
+
+
+def calgary(kspace):
+    """As Calgary-Campinas has it: numpy's plain `ifft2` gives the image; parts of (slice, ky, kz, coil) in turns."""
+    images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, (-2, -1)), norm="ortho"), (-2, -1))
+    stored = np.fft.fftshift(np.fft.fft2(images, norm="ortho"), (-2, -1)) * (kspace != 0)
+    values = stored.astype(np.complex64).transpose(0, 2, 3, 1)
+    return np.stack([values.real, values.imag], -1).reshape(*values.shape[:3], -1)
 
 
 def mrd_lines(kspace):
@@ -84,6 +104,7 @@ def write_examples(folder, kspace):
             reconstruction_rss=target,
         ),
         "m4raw": write_h5(folder / "2022061003_T101.h5", kspace=kspace, reconstruction_rss=target),
+        "calgary_campinas": write_h5(folder / "e14089s3_P53248.7.h5", kspace=calgary(twelve_coils(kspace))),
         "cmrxrecon": write_h5(folder / "P001" / "cine_sax.mat", kspace_full=matlab(kspace, len(kspace))),
         "bart": write_bart(folder / "scan.cfl", *bart_values(kspace)),
         "ismrmrd": mrd.write(folder / "scan.h5", *mrd_lines(kspace)),

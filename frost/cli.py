@@ -387,35 +387,29 @@ def trust(
     center_fraction: Annotated[float | None, typer.Option(help="share of centre lines in it", min=0, max=1)] = None,
     foreground: Annotated[float, typer.Option(help="target above which a pixel is in the head")] = 2e-5,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: the best there is")] = None,
+    output: Annotated[Path | None, typer.Option(help="folder for the maps: NAME.trust.h5 and NAME.trust.png")] = None,
     json_: Annotated[bool, typer.Option("--json", help="as JSON")] = False,
 ) -> None:
     """How far RCAN's image is from the measured k-space, and whether VarNet and GRAPPA disagree where it is wrong.
 
     The residual is ||M(F c) - y|| / ||y|| with VarNet's coil images scaled to RCAN's magnitude, so it depends on
-    VarNet's phase. `after projection`: the measured lines put back, and what that does to SSIM.
+    VarNet's phase. `put back`: SSIM after the projection that puts the measured lines back.
+
+    With `--output` the maps are written beside RCAN's image: where the residual lies, where VarNet and GRAPPA disagree,
+    and with a target where the image is wrong. The disagreement and the error are means over 7 x 7 pixels.
 
     Example: frost trust --input data/simulated/test
     """
     import json
 
     from frost.reconstruction.live import load_models, new_masks
-    from frost.reconstruction.trust import means, trust_table
-    from frost.reconstruction.trust import trust as measure_trust
-    from frost.scans.indexing import volumes_of
-    from frost.scans.reader import VolumeReader
+    from frost.reconstruction.trust import means, trust_folder, trust_table
 
-    networks, failed = load_models(models, _device(device)), list[str]()
-    root, volumes = volumes_of(input, new_masks(networks, acceleration, center_fraction), failed)
-    rows = []
-    for volume in volumes:
-        try:
-            with VolumeReader(root, volume) as reader:
-                rows.append(measure_trust(networks, reader, foreground).row)
-        except InputError as error:
-            failed.append(str(error))
+    networks = load_models(models, _device(device))
+    rows, failed = trust_folder(networks, input, new_masks(networks, acceleration, center_fraction), foreground, output)
     if json_:
         sys.stdout.write(json.dumps(finite({"volumes": rows, "mean": means(rows)}), indent=1) + "\n")
-    else:
+    elif rows:
         Console().print(trust_table(rows))
     if failed:
         _end_with(failed, "could not be read")

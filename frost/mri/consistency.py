@@ -54,6 +54,16 @@ def residual(
     return float(difference / torch.linalg.vector_norm(measured / unit)) if difference != 0 else 0.0
 
 
+def residual_image(
+    coil_images: Complex[Tensor, "coil y x"], measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, " x"]
+) -> Float[Tensor, "y x"]:
+    """Where in the image the residual lies: root-sum-of-squares of the inverse transform of M(F c) - y.
+
+    Undersampling spreads what is wrong in one place over its aliases, as in a zero-filled image.
+    """
+    return rss(ifft2c(fft2c(coil_images) * mask - measured))
+
+
 def project(
     coil_images: Complex[Tensor, "coil y x"], measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, "*y x"]
 ) -> Complex[Tensor, "coil y x"]:

@@ -27,10 +27,3 @@ def lower_bounds(
         unchanged = torch.from_numpy(rcan)[None].to(device)
         turned.append(self_ensemble(network, channels, bound.ensemble, unchanged)[0].cpu().numpy())
     return bound.of(slice_signals(images["rcan"], {**images, "rcan_ensemble": np.stack(turned)}))
-
-
-def why_none(familiarity: str, consistent: bool, ensemble: str) -> str:
-    """Why no bound is given for a scan, though the networks have one; empty where it is given."""
-    if consistent or ensemble != "none":
-        return "it holds for RCAN's image without --ensemble and --consistent"
-    return "" if familiarity == "familiar" else "it is not calibrated for such scans"

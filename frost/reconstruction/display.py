@@ -11,7 +11,7 @@ from frost.evaluation.bound import LowerBound
 from frost.reconstruction.live import Done
 
 #: in the order of the columns, from the least work to the most
-HEADS = {"zero_filled": "zero filled", "grappa": "GRAPPA", "sense": "SENSE", "varnet": "VarNet", "rcan": "RCAN"}
+HEADS = {"zero_filled": "zero-\nfilled", "grappa": "GRAPPA", "sense": "SENSE", "varnet": "VarNet", "rcan": "RCAN"}
 
 
 def scores_table(done: Done) -> Table:
@@ -24,8 +24,8 @@ def scores_table(done: Done) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, padding=0)
     table.add_column("volume", overflow="fold", min_width=8)
     heads = ["R", "coils", "scan", *(["least"] if with_bound else []), *(HEADS[image] for image in images)]
-    for head in [*heads, *(["ms a slice"] if with_time else [])]:
-        table.add_column(head, min_width=max(map(len, head.split())), justify="left" if head == "scan" else "right")
+    for head in [*heads, *(["ms a\nslice"] if with_time else [])]:
+        table.add_column(head, justify="left" if head == "scan" else "right", no_wrap=True)
     for row in done.rows:
         cells = [f"{row['acceleration']:.1f}", str(row["coils"]), row["familiarity"].partition(":")[0]]
         cells += [_least(row)] if with_bound else []
@@ -47,14 +47,19 @@ def volume_lines(done: Done, bound: LowerBound | None) -> Iterator[str]:
     Then what that bound promises; without one for any volume, why.
     """
     for row in done.rows:
-        bounds = " ".join(f"{value:.3f}" for value in row["bound"])
-        yield f"{row['volume']}: {row['familiarity']}" + (f"; SSIM by slice at least {bounds}" if bounds else "")
+        yield f"{row['volume']}: {row['familiarity']}{_bounds(row, done.no_bound)}"
     if bound is not None and any(row["bound"] for row in done.rows):
         yield (
             f"These bounds hold for all slices of {bound.coverage:.0%} of new patients, if they are as the "
             f"{bound.n_patients} patients of validation were. SSIM is of the whole frame; `least`: of all slices."
         )
-    for reason in dict.fromkeys(row["no_bound"] for row in done.rows if row["no_bound"]):
-        which = [row["volume"] for row in done.rows if row["no_bound"] == reason]
-        where = "" if len(which) == len(done.rows) else f" for {len(which)} of {len(done.rows)} volumes"
-        yield f"no lower bound of SSIM{where}: {reason}"
+    if done.no_bound and done.rows:
+        yield f"no lower bound of SSIM: {done.no_bound}"
+
+
+def _bounds(row: Mapping[str, Any], no_bound: str) -> str:
+    if row["bound"]:
+        return f"; SSIM by slice at least {' '.join(f'{value:.3f}' for value in row['bound'])}"
+    if no_bound:
+        return ""
+    return "; no lower bound of SSIM" + (f" for {row['beyond']}" if row["familiarity"] == "familiar" else "")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from frost.cache.frozen import scan_properties
-from frost.reconstruction.familiarity import familiarity
+from frost.reconstruction.familiarity import familiarity, outside
 from frost.reconstruction.live import load_models, reconstruct_folder
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader
@@ -45,6 +45,13 @@ def test_both_ends_of_the_training_scans_are_familiar(end):
 )
 def test_what_was_not_trained_on_is_named_with_its_range(changes, reasons):
     assert familiarity(TRAINED_ON, SCAN | changes) == (f"unusual: {reasons}" if reasons else "familiar")
+
+
+def test_strictly_there_is_no_slack():
+    assert outside(TRAINED_ON, SCAN, strict=True) == outside(TRAINED_ON, SCAN | {"acceleration": 4.3}) == ""
+    assert outside(TRAINED_ON, SCAN | {"acceleration": 4.3}, strict=True).startswith("acceleration 4.3")
+    for end in (0, 1):
+        assert outside(TRAINED_ON, {name: limits[end] for name, limits in TRAINED_ON.items()}, strict=True) == ""
 
 
 def test_without_a_record_nothing_is_known():

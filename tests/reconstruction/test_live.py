@@ -1,5 +1,6 @@
 """The live path: what it makes of a new scan is what the caches hold of it, for every layout, to the last file."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -11,10 +12,14 @@ import pydicom
 import pytest
 import torch
 import zarr
+from rich.console import Console
 
 from frost.cache.classical import PrepareParams, write_images
 from frost.cache.shards import write_root
 from frost.errors import InputError
+from frost.evaluation.bound import bound_rows, calibrated, rows_of
+from frost.evaluation.cases import EvaluateParams
+from frost.evaluation.disagreement import disagreement_map
 from frost.evaluation.scores import fastmri_scores
 from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
@@ -22,7 +27,8 @@ from frost.networks.common.checkpoint import load_network
 from frost.networks.image import IMAGE_NETWORKS
 from frost.outputs import FORMATS
 from frost.outputs.contract import pseudonym
-from frost.reconstruction.live import load_models, new_masks, reconstruct_folder, reconstruct_volume
+from frost.reconstruction.display import scores_table, volume_lines
+from frost.reconstruction.live import Done, load_models, new_masks, reconstruct_folder, reconstruct_volume
 from frost.scans.challenge_files import challenge_path
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader
@@ -122,6 +128,119 @@ def test_all_formats_hold_the_same_images_and_what_is_missing_is_added(models, t
     assert not any(b"DOE4711" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
     again = reconstruct_folder(models, tmp_path / "scan1.h5", folder, None, None, "none", formats=["png", "mrd"])
     assert again.kept == 1 and not again.rows
+
+
+def test_all_images_are_in_every_format_under_their_names(models, tmp_path, write_fastmri):
+    write_fastmri(tmp_path / "scan1.h5", shape=(2, 4, 48, 44))
+    folder, file, others = (
+        tmp_path / "out",
+        tmp_path / "scan1.h5",
+        ("varnet", "grappa", "sense", "zero_filled", "disagreement"),
+    )
+    done = reconstruct_folder(models, file, folder, None, None, "none", formats=tuple(FORMATS), all_images=True)
+    assert not done.failed
+    dicom = [f"scan1{part}.dicom/{i:04d}.dcm" for part in ("", *(f".{name}" for name in others)) for i in (1, 2)]
+    apart = [f"scan1.{name}{ending}" for name in others for ending in (".nii.gz", ".mrd")]
+    assert written(folder) == sorted([*dicom, *apart, "scan1.h5", "scan1.mrd", "scan1.nii.gz", "scan1.png"])
+    with h5py.File(folder / "scan1.h5") as h5:
+        images = {name: h5[name][:] for name in h5}
+    assert set(images) == {"reconstruction", *others}
+    root, [volume] = volumes_of(file, new_masks(models, None, None))
+    with VolumeReader(root, volume) as reader:
+        live = reconstruct_volume(models, reader, "none")
+    for name in others[:4]:
+        np.testing.assert_array_equal(images[name], live[name])
+        voxels = nibabel.load(folder / f"scan1.{name}.nii.gz").get_fdata()[:, ::-1].transpose(2, 1, 0) / 1e6
+        np.testing.assert_allclose(voxels, images[name], rtol=0, atol=0.51 * np.ptp(images[name]) / 65535)
+    np.testing.assert_array_equal(images["disagreement"], disagreement_map(live["varnet"], live["grappa"]))
+    series = [pydicom.dcmread(folder / one) for one in dicom[::2]]
+    assert len({one.SeriesInstanceUID for one in series}) == len({one.SeriesNumber for one in series}) == 6
+    assert len({one.StudyInstanceUID for one in series}) == 1
+    assert (
+        "GRAPPA" in series[2].SeriesDescription
+        and "Not the reconstruction but GRAPPA" in series[2].DerivationDescription
+    )
+    again = reconstruct_folder(models, file, folder, None, None, "none", formats=tuple(FORMATS), all_images=True)
+    assert again.kept == 1 and not again.rows
+    (folder / "scan1.grappa.mrd").unlink()
+    assert reconstruct_folder(models, file, folder, None, None, "none", formats=["mrd"], all_images=True).rows
+    with pytest.raises(InputError, match="by other networks or options"):
+        reconstruct_folder(models, file, folder, None, None, "none")
+
+
+def test_an_image_of_one_scan_never_takes_the_place_of_another_scan(models, tmp_path, write_fastmri):
+    for number, name in enumerate(("scan1", "scan1.grappa")):
+        write_fastmri(tmp_path / "scans" / f"{name}.h5", seed=number)
+    with pytest.raises(InputError, match="another file of this name"):
+        reconstruct_folder(models, tmp_path / "scans", tmp_path / "out", None, None, "none", all_images=True)
+    assert len(reconstruct_folder(models, tmp_path / "scans", tmp_path / "out", None, None, "none").rows) == 2
+
+
+# ---- the lower bound of SSIM
+
+
+@pytest.fixture(scope="module")
+def bounded(workspace, models):
+    """The networks with a bound that was calibrated on their two validation patients."""
+    params = EvaluateParams(ensemble="flip", batch_size=4, coverage=0.5, foreground=2e-5, presets=())
+    training, validation = (
+        rows_of(split, workspace.pairs(split), models.rcan, params, CPU) for split in ("train", "val")
+    )
+    bound = calibrated(training, validation, params, models.digests[1])
+    wide = {"noise": [0.0, 1.0], "difference": [0.0, 1.0]}  # four training scans say little about both
+    return replace(models, bound=bound, no_bound="", trained_on=models.trained_on | wide)
+
+
+def test_the_live_bound_is_that_of_the_cached_images(workspace, bounded, tmp_path):
+    params = EvaluateParams(ensemble="flip", batch_size=4, coverage=0.5, foreground=2e-5, presets=())
+    cached = bound_rows(bounded.bound, rows_of("test", workspace.pairs("test"), bounded.rcan, params, CPU))
+    source = workspace.root / "data" / "source" / "test"
+    done = reconstruct_folder(bounded, source, tmp_path, None, None, "none", all_images=True)
+    live = [value for row in done.rows for value in row["bound"]]
+    assert len(live) == 4
+    np.testing.assert_allclose(live, [row["bound"] for row in cached], atol=1e-4)
+    with h5py.File(tmp_path / "file1004.h5") as h5:
+        np.testing.assert_allclose(h5["ssim_bound"][:], live[:2], rtol=1e-6)
+    printed = "\n".join(volume_lines(done, bounded.bound))
+    assert "file1004: familiar; SSIM by slice at least 0." in printed
+    assert "50% of new patients" in printed and "the 2 patients of validation" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"ensemble": "flip"}, "no lower bound of SSIM: it holds without --ensemble"),
+     ({"consistent": True}, "no lower bound of SSIM: it holds without --ensemble"),
+     ({"acceleration": 8.0}, "; no lower bound of SSIM"),
+     ({"center_fraction": 0.12}, "familiar; no lower bound of SSIM for acceleration")],
+)  # fmt: skip
+def test_nothing_is_promised_for_what_was_not_calibrated(workspace, bounded, tmp_path, change, why):
+    options = {"acceleration": None, "center_fraction": None, "ensemble": "none"} | change
+    done = reconstruct_folder(bounded, workspace.root / "data" / "source" / "test", tmp_path, **options)
+    assert len(done.rows) == 2 and not any(row["bound"] for row in done.rows)
+    printed = "\n".join(volume_lines(done, bounded.bound))
+    assert why in printed and "at least" not in printed
+
+
+def test_without_a_record_of_training_nothing_is_promised(workspace, bounded, tmp_path):
+    source = workspace.root / "data" / "source" / "test" / "file1004.h5"
+    done = reconstruct_folder(replace(bounded, trained_on={}), source, tmp_path, None, None, "none")
+    assert not done.rows[0]["bound"] and next(volume_lines(done, bounded.bound)).endswith("; no lower bound of SSIM")
+
+
+def test_the_table_fits_80_columns_and_has_no_empty_row(bounded, workspace, tmp_path, write_fastmri, make_mask):
+    reconstruct = [bounded, workspace.root / "data" / "source" / "test", tmp_path / "a", None, None, "none", True]
+    scored = reconstruct_folder(*reconstruct)
+    write_fastmri(tmp_path / "file_brain_AXFLAIR_200_6002462.h5", mask=make_mask(44), target=False)
+    reconstruct[1] = tmp_path / "file_brain_AXFLAIR_200_6002462.h5"
+    unscored = reconstruct_folder(*reconstruct)
+    for done in (scored, unscored, Done([*scored.rows, *unscored.rows])):
+        console = Console(width=80, record=True, file=io.StringIO())
+        console.print(scores_table(done))
+        lines = console.export_text().splitlines()
+        assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+        assert sum(
+            " 4 familiar " in line or " 4 unusual " in line or line.endswith("4 familiar") for line in lines
+        ) == len(done.rows)
 
 
 def test_a_folder_never_holds_formats_of_two_networks(models, tmp_path, write_fastmri):

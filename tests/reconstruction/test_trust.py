@@ -8,15 +8,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from frost.cli import app
+from frost.evaluation.disagreement import smooth
 from frost.mri.coils import expand, rss
-from frost.mri.consistency import project, residual, scale_coil_images, varnet_coil_images
+from frost.mri.consistency import project, residual, residual_image, scale_coil_images, varnet_coil_images
 from frost.mri.fourier import fft2c
 from frost.mri.noise import noise_share
 from frost.reconstruction.live import load_models, reconstruct_volume
-from frost.reconstruction.trust import trust
+from frost.reconstruction.trust import trust, trust_folder
 from frost.scans.indexing import volumes_of
 from frost.scans.reader import VolumeReader
 
@@ -116,3 +118,49 @@ def test_the_command(workspace):
     found = json.loads(done.stdout)
     assert [row["volume"] for row in found["volumes"]] == ["file1004", "file1005"]
     assert found["mean"]["residual_rcan"] == np.mean([row["residual_rcan"] for row in found["volumes"]])
+
+
+def test_the_residual_image_has_the_residual_as_its_norm(coil_images, kspace, mask):
+    """Parseval: the transform is unitary, so the norm of the map is that of M(F c) - y."""
+    measured = kspace * mask
+    image = residual_image(1.1 * coil_images, measured, mask)
+    assert float(image.norm() / measured.norm()) == pytest.approx(residual(1.1 * coil_images, measured, mask), rel=1e-5)
+    assert residual_image(coil_images, measured, mask).max() < 1e-5 * rss(coil_images).max()
+
+
+def test_maps_are_written_with_and_without_a_target_and_never_over_others(workspace, tmp_path):
+    models = load_models(workspace.root / "models", torch.device("cpu"))
+    source = workspace.root / "data" / "source" / "test" / "file1004.h5"
+    _, failed = trust_folder(models, source, workspace.masks, 2e-5, tmp_path / "out")
+    assert not failed and sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "file1004.trust.h5", "file1004.trust.png",
+    ]  # fmt: skip
+    with h5py.File(tmp_path / "out" / "file1004.trust.h5") as h5, h5py.File(source) as scan:
+        maps = {name: h5[name][:] for name in h5}
+        target = scan["reconstruction_rss"][:]
+    assert set(maps) == {"reconstruction", "disagreement", "residual", "error"}
+    np.testing.assert_allclose(maps["error"], smooth(maps["reconstruction"] - target), rtol=1e-5)
+    with Image.open(tmp_path / "out" / "file1004.trust.png") as sheet:
+        assert sheet.width >= 4 * 96 and sheet.height > 2 * 96  # four columns of 32 pixels three times, two slices
+    other = {"accelerations": [3.0]}
+    _, failed = trust_folder(models, source, workspace.masks.model_copy(update=other), 2e-5, tmp_path / "out")
+    assert len(failed) == 1 and "is there already" in failed[0]
+    (tmp_path / "bare").mkdir()
+    masked_without_target(source, tmp_path / "bare" / "file1004.h5", workspace.masks)
+    bare, failed = trust_folder(models, tmp_path / "bare", workspace.masks, 2e-5, tmp_path / "bare_out")
+    assert not failed and "spearman" not in bare[0] and bare[0]["residual_rcan"] > 0
+    with h5py.File(next((tmp_path / "bare_out").glob("*.h5"))) as h5:
+        assert set(h5) == {"reconstruction", "disagreement", "residual"}
+
+
+def masked_without_target(source, file, masks):
+    """A copy of a scan as a scanner leaves it: undersampled, with its mask, without an image."""
+    root, [volume] = volumes_of(source, masks)
+    with VolumeReader(root, volume) as reader:
+        mask = reader.mask().numpy()
+    shutil.copy(source, file)
+    with h5py.File(file, "r+") as h5:
+        h5["kspace"][:] = h5["kspace"][:] * mask
+        h5["mask"] = mask.astype(np.float32)
+        for name in ("reconstruction_rss", "reconstruction_rss_clean"):
+            del h5[name]

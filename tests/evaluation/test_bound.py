@@ -23,6 +23,8 @@ from frost.evaluation.bound import (
     write_bound,
 )
 from frost.evaluation.cases import Case, EvaluateParams
+from frost.evaluation.report.bound import bound_section
+from frost.evaluation.tables import write_table
 from frost.networks.common.checkpoint import load_network
 from frost.networks.image import IMAGE_NETWORKS
 
@@ -138,6 +140,22 @@ def test_the_file_comes_back_and_belongs_to_one_network(tmp_path):
         with pytest.raises(InputError, match=r"bound\.json") as error:
             bound_beside(tmp_path, "x")
         assert "\n" not in str(error.value)
+
+
+def test_the_report_tells_what_is_promised_and_how_often_it_held(tmp_path):
+    assert bound_section(tmp_path, "test") == ""
+    for folder in ("models", "metrics/tables"):
+        (tmp_path / folder).mkdir(parents=True)
+    lower = calibrated(patients(30, 1), patients(9, 2), params(0.9), "x")
+    rows = [row | {"split": "test"} for row in bound_rows(lower, patients(20, 3))]
+    write_bound(tmp_path / "models" / BOUND, lower)
+    write_table(tmp_path / "metrics" / "tables" / "bound.csv", rows)
+    page, share = bound_section(tmp_path, "test"), bound_metrics(rows)["patients_above"]
+    assert "<b>90%</b> of new patients like the 9" in page and f"held for {share:.0%} of 20 patients" in page
+    assert page.count("<circle") == len(rows)
+    assert page.count("#d55e00") == sum(row["ssim"] < row["bound"] for row in rows)
+    write_bound(tmp_path / "models" / BOUND, calibrated(patients(30, 1), patients(3, 2), params(0.9), "x"))
+    assert "3 validation patients are too few" in bound_section(tmp_path, "test")
 
 
 def test_rows_of_a_split_are_those_of_its_volumes(workspace):

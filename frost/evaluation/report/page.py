@@ -11,6 +11,7 @@ from string import Template
 
 from ruamel.yaml import YAML
 
+from frost.evaluation.report.bound import bound_section
 from frost.evaluation.report.browser import RIGHT, slice_browser
 from frost.evaluation.report.dag import draw_dag
 from frost.evaluation.report.run import Finished
@@ -45,7 +46,7 @@ def write_report(root: Path, output: Path, title: str, n_slices: int) -> None:
         scores_note=f"Means over the volumes of the {split} split; the best of each column is bold. fastMRI's definitions, "
         "unless the name says otherwise.",
         tables=score_table(scores) + group_table(run, split),
-        trust=trust_section(run, scores, split),
+        trust=trust_section(run, scores, split) + bound_section(root, split),
         figures=figures_section(root / "metrics" / "plots"),
         dag=draw_dag(stages, tall=False) + draw_dag(stages, tall=True),
         provenance=provenance_section(root),

@@ -10,6 +10,8 @@ from frost.cache.pairs import parse_channel
 from frost.errors import InputError
 from frost.evaluation.official.presets import PRESETS, Preset, group_of, threshold_for
 from frost.mri.sampling import n_low_frequencies
+from frost.networks.image import IMAGE_NETWORKS
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.planning.sections import ProjectParams, fault_of
 from frost.scans.volumes import Split, Volume
 from frost.simulation.simulate import plan as planned_scans
@@ -182,14 +184,32 @@ def _unserved(preset: Preset, volumes: Sequence[Volume]) -> str:
     return ""
 
 
-def notes(params: ProjectParams, simulated: Path) -> Iterator[str]:
-    """What is no fault, and may be no intention: code that git does not track, scans that are made for nothing."""
+def untracked_networks(params: ProjectParams) -> Iterator[str]:
+    """Networks that params name and git does not track: a queued experiment would fail, or run an older file."""
+    tables = ((params.train_varnet, "train_varnet", KSPACE_NETWORKS), (params.train_rcan, "train_rcan", IMAGE_NETWORKS))
+    files = _untracked()
+    for section, name, table in tables:
+        network = table.get(section.network.name) if section else None
+        file = network.__module__.replace(".", "/") + ".py" if network else ""
+        if file in files:
+            yield (
+                f"{WHERE}{name}.network.name: {section.network.name}: {file} is not in git, and the folder of a queued "
+                f"experiment has only what git tracks: `git add {file}`"
+            )
+
+
+def _untracked() -> list[str]:
+    """Code that git does not track; none where there is no git, or no repository."""
     listing = ["git", "ls-files", "--others", "--exclude-standard", "--", "frost/*.py", "stages/*.py"]
     try:
-        files = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
-    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
-        files = []
-    if files:
+        return subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+    except (OSError, subprocess.CalledProcessError):
+        return []
+
+
+def notes(params: ProjectParams, simulated: Path) -> Iterator[str]:
+    """What is no fault, and may be no intention: code that git does not track, scans that are made for nothing."""
+    if files := _untracked():
         yield (
             f"{', '.join(files)}: not in git, so `dvc exp run --temp` and queued experiments lack it: "
             f"`git add {' '.join(files)}`"

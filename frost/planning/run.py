@@ -65,6 +65,7 @@ def _checked_params() -> "tuple[ProjectParams, list[str]]":
         ) from None
     project, faults = read_project(PARAMS, PIPELINE)
     faults += [*agreement.between_sections(project), *agreement.with_files(project, SIMULATED)]
+    faults += agreement.untracked_networks(project)
     sys.stderr.writelines(f"note: {note}\n" for note in agreement.notes(project, SIMULATED))
     _tell(faults)
     return project, faults

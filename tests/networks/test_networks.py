@@ -14,28 +14,37 @@ from frost.networks.image.scaling import improved
 from frost.pipeline.params import NamedParams
 from tests.paths import ROOT
 
-SMALL = {
-    "rcan": {
-        "name": "rcan", "features": 8, "groups": 2, "blocks": 4, "block": "plain", "reduction": 4,
-        "residual_scaling": 1.0, "unshuffle": 2, "residual": True, "checkpointing": "none", "segments": 2,
-    },
-    "nafnet": {
-        "name": "nafnet", "width": 6, "encoder_blocks": [1, 2], "middle_blocks": 1, "decoder_blocks": [1, 1],
-        "unshuffle": 2, "residual": True, "checkpointing": "none",
-    },
-    "unet": {"name": "unet", "channels": 4, "pools": 2, "unshuffle": 2, "residual": True},
+#: every network of the table: its small params, then the changes that make its other variants
+NETWORKS = {
+    "rcan": (
+        {
+            "features": 8, "groups": 2, "blocks": 4, "block": "plain", "reduction": 4, "residual_scaling": 1.0,
+            "unshuffle": 2, "residual": True, "checkpointing": "none", "segments": 2,
+        },
+        {
+            "blend": {"residual": "blend"},
+            "direct, bottlenecks, no attention": {
+                "residual": False, "block": "bottleneck", "reduction": None, "residual_scaling": 0.125, "unshuffle": 1,
+            },
+        },
+    ),
+    "nafnet": (
+        {
+            "width": 6, "encoder_blocks": [1, 2], "middle_blocks": 1, "decoder_blocks": [1, 1], "unshuffle": 2,
+            "residual": True, "checkpointing": "none",
+        },
+        {"blend": {"residual": "blend"}, "direct": {"residual": False, "unshuffle": 1}},
+    ),
+    "unet": (
+        {"channels": 4, "pools": 2, "unshuffle": 2, "residual": True},
+        {"blend": {"residual": "blend"}, "direct": {"residual": False, "unshuffle": 1}},
+    ),
 }  # fmt: skip
-VARIANTS = {
-    "rcan": SMALL["rcan"],
-    "rcan, direct, bottlenecks, no attention": SMALL["rcan"]
-    | {"residual": False, "block": "bottleneck", "reduction": None, "residual_scaling": 0.125, "unshuffle": 1},
-    "rcan, blend": SMALL["rcan"] | {"residual": "blend"},
-    "nafnet": SMALL["nafnet"],
-    "nafnet, blend": SMALL["nafnet"] | {"residual": "blend"},
-    "nafnet, direct": SMALL["nafnet"] | {"residual": False, "unshuffle": 1},
-    "unet": SMALL["unet"],
-    "unet, blend": SMALL["unet"] | {"residual": "blend"},
-    "unet, direct": SMALL["unet"] | {"residual": False, "unshuffle": 1},
+SMALL = {name: {"name": name, **small} for name, (small, _) in NETWORKS.items()}
+VARIANTS = SMALL | {
+    f"{name}, {label}": SMALL[name] | changes
+    for name, (_, others) in NETWORKS.items()
+    for label, changes in others.items()
 }
 PRESETS = {"rcan_2022": 4_007_721, "rcan_30m": 30_654_081, "nafnet": 29_161_444}
 
@@ -68,7 +77,8 @@ def test_the_presets_have_their_number_of_parameters(preset, n_parameters):
 
 
 def test_every_network_is_tested_here():
-    assert set(SMALL) == set(IMAGE_NETWORKS) and all(name == choice["name"] for name, choice in SMALL.items())
+    """With every way of its own: what a switch turns on or off is a variant, so a new network brings some."""
+    assert set(NETWORKS) == set(IMAGE_NETWORKS) and all(variants for _, variants in NETWORKS.values())
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -17,7 +17,7 @@ from frost.networks.common.checkpoint import build
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.params import NamedParams
-from frost.planning.agreement import between_sections, notes, with_files, with_scans
+from frost.planning.agreement import between_sections, notes, untracked_networks, with_files, with_scans
 from frost.planning.estimates import size
 from frost.planning.plan import plan_lines
 from frost.planning.sections import read_project
@@ -244,6 +244,22 @@ def test_a_module_that_git_does_not_track_is_told(tmp_path, monkeypatch):
     git(tmp_path, "add", "--all")
     assert list(notes(project, tmp_path / SIMULATED)) == []
     assert "0 simulates nothing" in next(notes(project, tmp_path / "elsewhere"))
+
+
+def test_a_network_that_params_name_and_git_does_not_track_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, {})
+    project, _ = read_project(tmp_path / "params.yaml", tmp_path / "dvc.yaml")
+    for name in ("frost/networks/image/rcan.py", "frost/networks/image/unet.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(untracked_networks(project)) == []  # no repository
+    git(tmp_path, "init", "--quiet")
+    (fault,) = untracked_networks(project)
+    assert fault.startswith("params.yaml: train_rcan.network.name: rcan: frost/networks/image/rcan.py is not in git")
+    assert fault.endswith("`git add frost/networks/image/rcan.py`")
+    git(tmp_path, "add", "frost/networks/image/rcan.py")
+    assert list(untracked_networks(project)) == []
 
 
 def test_a_network_whose_file_was_left_behind_is_one_line(tmp_path):

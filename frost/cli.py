@@ -302,17 +302,27 @@ def verify(
 @app.command()
 def report(
     output: Annotated[Path, typer.Option(help="the HTML file to write")],
-    run: Annotated[Path, typer.Option(help="folder of a finished run: the project, or a copy of it")] = Path(),
+    names: Annotated[
+        list[str] | None, typer.Argument(help="experiments, branches, tags, commits or `workspace`, side by side")
+    ] = None,
+    run: Annotated[
+        Path, typer.Option(help="folder of a finished run, where no name is given: the project, or a copy")
+    ] = Path(),
     title: Annotated[str, typer.Option(help="heading of the page")] = "Accelerated MRI in two stages",
     slices: Annotated[int, typer.Option(help="at most so many slices to look through", min=1, max=400)] = 40,
 ) -> None:
-    """Write the evaluation as one HTML file: scores, a slice browser, the pipeline. It loads nothing from anywhere.
+    """Write the evaluation as one HTML file: scores, a slice browser, how it was made. It loads nothing from anywhere.
 
-    Example: frost report --output report.html
+    Example: frost report main no-grappa --output report.html
     """
-    from frost.evaluation.report.page import write_report
+    from tempfile import TemporaryDirectory
 
-    write_report(run, output, title, slices)
+    from frost.evaluation.report.page import write_report
+    from frost.evaluation.report.run import in_folder, of_revision
+
+    with TemporaryDirectory() as folder:
+        runs = [of_revision(run, name, Path(folder, str(k))) for k, name in enumerate(names or [])]
+        write_report(runs or [in_folder(run)], output, title, slices)
     Console().print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 

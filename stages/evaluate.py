@@ -28,6 +28,7 @@ from frost.evaluation.summaries import group_rows, headline, mean_rows
 from frost.evaluation.tables import Row, write_table
 from frost.networks.common.checkpoint import load_config, load_network, network_digest
 from frost.networks.image import IMAGE_NETWORKS
+from frost.pipeline.costs import measured
 from frost.pipeline.ending import end_if_orphaned
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     paths = stage_paths(argv, "images", "varnet", "network", "curves", *outs, about=__doc__)
     params = load_params("evaluate", EvaluateParams)
     with summary("evaluate") as outcome, stage_lock(Store(store_root()), "evaluate"):
-        result = scored(paths, params)
+        with measured(store_root(), "evaluate", paths.metrics):
+            result = scored(paths, params)
         best = "test" if "rcan" in result.metrics.get("test", {}) else "val"
         outcome |= {
             f"{image} ({best} mean SSIM)": f"{scores['ssim']:.4f}" for image, scores in result.ladder(best).items()

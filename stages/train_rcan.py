@@ -1,6 +1,5 @@
 """Stage `train_rcan`: the network of stage 2, from the cached images to a better one. Never k-space, never VarNet."""
 
-import hashlib
 from functools import partial
 from pathlib import Path
 
@@ -8,16 +7,15 @@ from accelerate.utils import set_seed
 
 from frost.cache.pairs import PairDataset
 from frost.cache.produce import stage_lock
-from frost.cache.sources import source_digest
 from frost.cache.store import Store
-from frost.networks.common.checkpoint import build, chosen, save_network
+from frost.networks.common.checkpoint import build, save_network
 from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
 from frost.training.augment import augment
 from frost.training.fit import fit
-from frost.training.stage_two import TrainRCANParams
+from frost.training.stage_two import WHERE, TrainRCANParams, cache_indexes, facts
 from frost.training.trained import deliver, finished, write_curves
 
 
@@ -25,12 +23,11 @@ def main(argv: list[str] | None = None) -> None:
     """Write `--network DIR`, weights and config, and `--curves TSV`, a row per epoch."""
     paths = stage_paths(argv, "images", "varnet", "network", "curves", about=__doc__)
     params = load_params("train_rcan", TrainRCANParams)
-    where = "params.yaml: train_rcan.network"
     train, val = (PairDataset(paths.images / split, paths.varnet / split, params.inputs) for split in ("train", "val"))
 
     def training(folder: Path, state: Path) -> None:
         set_seed(params.fit.seed)
-        network = build(IMAGE_NETWORKS, params.network, len(params.inputs), where=where)
+        network = build(IMAGE_NETWORKS, params.network, len(params.inputs), where=WHERE)
         history = fit(
             network, train, val, params.fit, state,
             augment=partial(augment, params=params.augment, seed=params.fit.seed),
@@ -44,20 +41,9 @@ def main(argv: list[str] | None = None) -> None:
         write_curves(folder / "curves.tsv", history)
 
     store = Store(store_root())
-    indexes = [cache / split / "zarr.json" for cache in (paths.images, paths.varnet) for split in ("train", "val")]
-    facts = {
-        "sources": source_digest(
-            "frost.training.fit",
-            "frost.training.augment",
-            "frost.cache.pairs",
-            chosen(IMAGE_NETWORKS, params.network, where).__module__,
-            alone=["stages.train_rcan", "frost.networks.common.checkpoint", "frost.training.trained"],
-        ),
-        "params": params.model_dump(mode="json", exclude={"fit": {"loader"}}),
-        "caches": [hashlib.sha256(index.read_bytes()).hexdigest() for index in indexes],
-    }
+    depends = facts(params, cache_indexes(paths.images, paths.varnet))
     with summary("train_rcan") as outcome, stage_lock(store, "train_rcan"):
-        outcome |= deliver(store, finished(store, "train_rcan", facts, training), paths.network, paths.curves)
+        outcome |= deliver(store, finished(store, "train_rcan", depends, training), paths.network, paths.curves)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,13 @@ from pathlib import Path
 
 import h5py
 import pytest
+import torch
 from filelock import FileLock
 from ruamel.yaml import YAML
 
 from frost.cache.shards import cache_faults
+from frost.networks.common.checkpoint import load_network, save_network
+from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.unfinished import is_left
 from frost.scans.volumes import SPLITS
 from frost.training.state import read_state, write_state
@@ -219,6 +222,16 @@ def test_an_experiment_in_a_temporary_workspace_asks_stage_1_nothing(repository)
     assert not list(repository.folder.glob(".dvc/tmp/exps/**/frost-store"))  # it used that of the main workspace
     difference = json.loads(repository.run("dvc", "metrics", "diff", "HEAD", "longer", "--json"))
     assert {"old", "new", "diff"} <= difference["metrics/evaluate.json"]["test.rcan.ssim"].keys()
+    repository.frost("report", "HEAD", "longer", "--output", "report.html")
+    page = (repository.folder / "report.html").read_text()
+    assert "train_rcan.fit.epochs: 1 \u2192 2" in page and "RCAN, longer" in page
+    commit = repository.git("rev-parse", "--short", "HEAD").strip()
+    assert f"<code>{commit}</code>" in page and "<td>prepare</td><td>3 volumes, " in page
+    costs = re.search(r"<td>train_rcan</td><td>(.*?)</td><td>(.*?)</td>", page)
+    assert all("GB" in cost for cost in costs.groups())
+    store = repository.frost("store", "ls")
+    assert "longer" in store and "workspace" in store
+    assert "nothing to remove" in repository.frost("store", "gc", "--unneeded", "--yes")
 
 
 def test_another_image_network_leaves_stage_1_alone(repository):
@@ -256,6 +269,15 @@ def test_own_scans_elsewhere(repository, tmp_path):
     assert slices(ran, "prepare") == slices(ran, "cache_varnet") == repository.passes() == 2
     assert repository.digest("models/varnet") == weights
 
+    repository.run("dvc", "unfreeze", "train_varnet")
+    assert repository.git("diff", "--name-only", "dvc.yaml") == ""
+    copy_scan(old, own / "train" / "another.h5", 1.3)
+    ran = stages_run(repository.run("dvc", "repro", "--single-item", "index", "prepare", "cache_varnet", "train_rcan"))
+    assert list(ran) == ["index", "prepare", "cache_varnet", "train_rcan"]
+    assert slices(ran, "prepare") == slices(ran, "cache_varnet") == repository.passes() == 2
+    assert repository.digest("models/varnet") == weights and repository.git("diff", "--name-only", "dvc.yaml") == ""
+
+    repository.run("dvc", "freeze", "train_varnet")
     moved = own.rename(tmp_path / "moved")
     for file in moved.rglob("*.h5"):
         os.utime(file, (0, 0))
@@ -350,11 +372,23 @@ def test_push_here_pull_there(repository, tmp_path):
     clone = Repository(tmp_path / "clone")
     repository.git("clone", "--quiet", str(repository.folder), str(clone.folder))
     clone.run("dvc", "pull")
+    adopted = clone.frost("store", "adopt")
+    assert re.findall(r"^(\w+): (\d+) volumes taken", adopted, re.MULTILINE) == [
+        ("prepare", "5"),
+        ("cache_varnet", "5"),
+    ]
+    assert "every byte" in clone.frost("verify")
     assert list(clone.repro()) == ["index"]
     assert clone.git("status", "--porcelain") == ""
     assert clone.digest("data/varnet.zarr") == repository.digest("data/varnet.zarr")
     ran = stages_run(clone.run("dvc", "exp", "run", "-S", "train_rcan.fit.epochs=2", "train_rcan"))
     assert list(ran) == ["index", "train_rcan"] and clone.passes() == 0
+
+    copy_scan(sorted((clone.folder / "data/simulated/test").glob("*.h5"))[0], tmp_path / "own" / "test" / "new.h5", 1.1)
+    shutil.copytree(clone.folder / "data/simulated", tmp_path / "own", dirs_exist_ok=True)
+    clone.params(index__source=str(tmp_path / "own"))
+    ran = clone.repro("prepare", "cache_varnet")
+    assert slices(ran, "prepare") == slices(ran, "cache_varnet") == clone.passes() == 2  # the new volume alone
 
 
 def test_two_workers_of_a_queue(repository):
@@ -377,3 +411,22 @@ def test_two_workers_of_a_queue(repository):
         for stage in ("prepare", "train_varnet", "cache_varnet"):
             assert locks[0]["stages"][stage]["outs"] == locks[1]["stages"][stage]["outs"]
     assert repository.passes() == 0
+
+
+def test_a_file_that_is_replaced_under_its_name_is_imported_again(repository, tmp_path):
+    """Weights of others, by an absolute path that params.yaml goes on naming."""
+    weights = tmp_path / "weights"
+    shutil.copytree(repository.folder / "models" / "varnet", weights)
+    repository.params(train_varnet__import=str(weights))
+    assert list(repository.repro("cache_varnet"))[-1] == "cache_varnet"
+    before = repository.digest("data/varnet.zarr")
+    assert list(repository.repro("cache_varnet")) == ["index"]
+    network = load_network(weights, KSPACE_NETWORKS)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(1.1)
+    shutil.rmtree(weights)
+    save_network(weights, "varnet", network)
+    ran = repository.repro("cache_varnet")
+    assert {"index", "train_varnet", "cache_varnet"} <= set(ran) and slices(ran, "cache_varnet") == 6
+    assert repository.digest("data/varnet.zarr") != before

@@ -35,6 +35,7 @@ PLUMBING = {
     "frost.cache.sources",
     "frost.cache.store",
     "frost.evaluation.tables",
+    "frost.training.live",
 }
 
 

@@ -21,6 +21,15 @@ def store_root() -> Path:
     raise InputError(f"{here}: not in a DVC repository; set FROST_STORE to the folder of the store")
 
 
+def curves_root() -> Path:
+    """`frost-curves` beside DVC's cache: live curves of all experiments, also of those in temporary workspaces."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / ".dvc").is_dir():
+            return dvc_cache(folder / ".dvc").parent / "frost-curves"
+    raise InputError(f"{here}: not in a DVC repository, which live curves need")
+
+
 def dvc_cache(dvc: Path) -> Path:
     """Where DVC has its cache, from its config, without the seconds that importing DVC takes."""
     user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "dvc"

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from frost.cache.folds import fold_of
@@ -15,6 +16,7 @@ from frost.networks.kspace import KSPACE_NETWORKS
 from frost.planning.sections import ProjectParams, fault_of
 from frost.scans.volumes import Split, Volume
 from frost.simulation.simulate import plan as planned_scans
+from frost.training.live import require_package
 from frost.training.pretrained import load_pretrained
 from frost.training.scan_dataset import batch_shape
 
@@ -27,6 +29,10 @@ def between_sections(params: ProjectParams) -> Iterator[str]:
     """What no section can know by itself."""
     if params.train_rcan and params.prepare:
         yield from _inputs(params.train_rcan.inputs, params.prepare.sense is not None)
+    for name, section in (("train_varnet", params.train_varnet), ("train_rcan", params.train_rcan)):
+        if section:
+            kind = section.fit.curves
+            yield from fault_of(partial(require_package, kind, f"{WHERE}{name}.fit.curves"))
 
 
 def _inputs(inputs: Sequence[str], has_sense: bool) -> Iterator[str]:
@@ -191,7 +197,7 @@ def untracked_networks(params: ProjectParams) -> Iterator[str]:
     for section, name, table in tables:
         network = table.get(section.network.name) if section else None
         file = network.__module__.replace(".", "/") + ".py" if network else ""
-        if file in files:
+        if section and file in files:
             yield (
                 f"{WHERE}{name}.network.name: {section.network.name}: {file} is not in git, and the folder of a queued "
                 f"experiment has only what git tracks: `git add {file}`"

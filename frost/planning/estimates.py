@@ -3,19 +3,25 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from frost.cache.classical import PrepareParams, classical_channels, prepare_facts
 from frost.cache.entries import entry_key
+from frost.cache.folds import frozen_facts, frozen_networks, frozen_sources, network_for, was_trained_on
+from frost.cache.slices import INDEX
 from frost.cache.sources import source_digest
 from frost.cache.store import Store
+from frost.errors import InputError
 from frost.planning.agreement import Index
 from frost.scans.volumes import Volume
 from frost.training.batches import ShapeBatches
 from frost.training.fit import FitParams
 from frost.training.stage_one import TrainVarNetParams, facts
+from frost.training.stage_two import TrainRCANParams, cache_indexes
+from frost.training.stage_two import facts as stage_two_facts
 
 BYTES = 4  # of a float32
 
@@ -84,17 +90,67 @@ def cache_bytes(volumes: Sequence[Volume], params: PrepareParams | None = None) 
     return BYTES * sum(n * each for n, each in zip(channels, pixels))
 
 
-def not_prepared(params: PrepareParams, volumes: Sequence[Volume], store: Store) -> list[Volume]:
-    """The volumes that stage `prepare` has yet to make."""
+def prepare_keys(params: PrepareParams, volumes: Sequence[Volume]) -> list[str]:
+    """The entries that stage `prepare` makes or takes, one a volume."""
     sources = source_digest("frost.cache.classical")
-    keys = (entry_key("prepare", prepare_facts(volume, params, sources)) for volume in volumes)
-    return [volume for volume, key in zip(volumes, keys) if not store.has("prepare", key)]
+    return [entry_key("prepare", prepare_facts(volume, params, sources)) for volume in volumes]
+
+
+def cache_keys(networks: Path, volumes: Sequence[Volume]) -> list[str]:
+    """Those of stage `cache_varnet`, by the network in this folder, or its folds."""
+    known, sources = frozen_networks(networks), frozen_sources(networks)
+    return [entry_key("cache_varnet", frozen_facts(v, network_for(known, v), sources)) for v in volumes]
+
+
+def not_there(stage: str, volumes: Sequence[Volume], keys: Sequence[str], store: Store) -> list[Volume]:
+    """The volumes that the store does not have."""
+    return [volume for volume, key in zip(volumes, keys) if not store.has(stage, key)]
+
+
+def are_linked(stage: str, cache: Path, volumes: Sequence[Volume], keys: Sequence[str], store: Store) -> bool:
+    """Whether the cache of this workspace holds these entries, and no other volumes."""
+    names = {f"{file.parent.parent.name}/{file.parent.name}" for file in cache.glob(f"*/*/{INDEX}")}
+    return names == {volume.key for volume in volumes} and all(
+        (cache / volume.key / INDEX).read_bytes() == (store.folder(stage, key) / INDEX).read_bytes()
+        for volume, key in zip(volumes, keys)
+    )
 
 
 def state_of_stage_one(params: TrainVarNetParams, index: Index, store: Store) -> str:
     """Whether stage 1 is in the store, goes on, or starts; one process is assumed."""
+    return _state("train_varnet", _key_of_stage_one(params, index), store)
+
+
+def frozen_network(params: TrainVarNetParams, index: Index, store: Store) -> Path | None:
+    """The network of stage 1 that is in the store, whose images will be cached; None where there is none yet."""
+    key = _key_of_stage_one(params, index)
+    return store.folder("train_varnet", key) if store.has("train_varnet", key) else None
+
+
+def state_of_stage_two(params: TrainRCANParams, caches: Sequence[Path], store: Store) -> str:
+    """The same of stage 2, by the caches as they are now; "" where one of them is not there."""
+    indexes = cache_indexes(*caches)
+    if not all(index.is_file() for index in indexes):
+        return ""
+    return _state("train_rcan", entry_key("train_rcan", {**stage_two_facts(params, indexes), "processes": 1}), store)
+
+
+def unknown_to(network: Path, volumes: Sequence[Volume]) -> list[Volume]:
+    """Those of the volumes that the network in a folder was not trained on; none where its file does not tell."""
+    try:
+        known = frozen_networks(network)[0]
+    except InputError:
+        return []
+    is_list = not isinstance(known.trained_on, str)
+    return [volume for volume in volumes if is_list and not was_trained_on(known, volume)]
+
+
+def _key_of_stage_one(params: TrainVarNetParams, index: Index) -> str:
     depends = facts(params, list(index["train"]), list(index["val"]))
-    key = entry_key("train_varnet", {**depends, "processes": 1})
-    if store.has("train_varnet", key):
+    return entry_key("train_varnet", {**depends, "processes": 1})
+
+
+def _state(stage: str, key: str, store: Store) -> str:
+    if store.has(stage, key):
         return "is in the store"
     return "goes on where it stopped" if (store.training(key) / "state").exists() else "starts"

@@ -3,39 +3,64 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
 from frost.cache.frozen import own_device
 from frost.cache.store import Store
+from frost.networks.common.checkpoint import build
+from frost.networks.image import IMAGE_NETWORKS
+from frost.networks.kspace import KSPACE_NETWORKS
+from frost.pipeline.progress import duration
 from frost.planning.agreement import Index
 from frost.planning.estimates import (
     Size,
+    are_linked,
     cache_bytes,
+    cache_keys,
+    frozen_network,
     image_inputs,
     kspace_inputs,
     n_steps,
-    not_prepared,
+    not_there,
+    prepare_keys,
     size,
     state_of_stage_one,
+    state_of_stage_two,
+    unknown_to,
 )
+from frost.planning.probes import cache_seconds, filled, prepare_seconds, rounded, training_seconds
 from frost.planning.sections import ProjectParams
 from frost.scans.volumes import SPLITS, Volume
 from frost.training.fit import FitParams
 from frost.training.scan_dataset import batch_shape
 
+IMAGES, VARNET, NETWORK = Path("data/images.zarr"), Path("data/varnet.zarr"), Path("models/varnet")
+KEEP = "`dvc repro --single-item index prepare cache_varnet train_rcan evaluate` keeps the network that is there"
 
-def plan_lines(params: ProjectParams, index: Index, store: Store) -> Iterator[str]:
-    """What `dvc repro` will do. All sections are right, and fit these scans."""
+
+def plan_lines(
+    params: ProjectParams, index: Index, store: Store, source: Path | None = None, frozen: bool = False
+) -> Iterator[str]:
+    """What `dvc repro` will do. All sections are right, and fit these scans.
+
+    source: the folder of the scans; with it the time of each stage is measured on a step or slice. frozen: whether
+    `dvc freeze` keeps train_varnet from running.
+    """
     everyone = [volume for split in SPLITS for volume in index[split]]
     for split in SPLITS:
         yield _scans(split, index[split])
     yield f"device: {_device()}"
-    yield _prepare(params, everyone, store)
-    yield _stage_one(params, index, store)
-    yield _cache(params, everyone)
-    yield _stage_two(params, index)
-    yield f"evaluate: {_count(index['val'])} of val, {_count(index['test'])} of test"
+    prepared, line = _prepare(params, everyone, store, source)
+    yield line
+    network, line = _stage_one(params, index, store, source, frozen)
+    yield line
+    cached, line = _cache(params, everyone, store, source, network)
+    yield line
+    yield _stage_two(params, index, store, source, ready=prepared and cached)
+    scored = f"evaluate: {_count(index['val'])} of val, {_count(index['test'])} of test"
+    yield scored + ("; time unknown" if source else "")
 
 
 def _scans(split: str, volumes: Sequence[Volume]) -> str:
@@ -57,45 +82,104 @@ def _device() -> str:
     return f"{name}, torch {torch.__version__}"
 
 
-def _prepare(params: ProjectParams, everyone: Sequence[Volume], store: Store) -> str:
+def _prepare(params: ProjectParams, everyone: Sequence[Volume], store: Store, source: Path | None) -> tuple[bool, str]:
+    """Whether the cache is as it will be, and the line."""
     assert params.prepare
-    left = not_prepared(params.prepare, everyone, store)
+    keys = prepare_keys(params.prepare, everyone)
+    left = not_there("prepare", everyone, keys, store)
     if not left:
-        return f"prepare: all of {_count(everyone)} in the store"
+        return are_linked("prepare", IMAGES, everyone, keys, store), f"prepare: all of {_count(everyone)} in the store"
+    disk = f"disk {_gigabytes(cache_bytes(left, params.prepare))}"
+    time = _time(prepare_seconds(source, left, params.prepare) if source else None, source)
+    return False, f"prepare: {_count(left)} to make, {len(everyone) - len(left)} volumes in the store; {disk}{time}"
+
+
+def _stage_one(
+    params: ProjectParams, index: Index, store: Store, source: Path | None, frozen: bool
+) -> tuple[Path | None, str]:
+    """The network that will be run over every slice, where it is there already, and the line."""
+    stage, network = params.train_varnet, params.varnet
+    assert stage and network
+    if frozen:
+        return NETWORK, "train_varnet: frozen by dvc.yaml, does not run"
+    of_several = any(name.startswith("PET_") for name in os.environ)
+    there = None if of_several or stage.folds > 1 else frozen_network(stage, index, store)
+    if not stage.trains:
+        return there, f"train_varnet: weights of {stage.import_}, without training"
+    scored = [volume for volume in index["train"] if volume.target != "none"]
+    state = "" if of_several else state_of_stage_one(stage, index, store)
+    shapes = [batch_shape(volume) for volume in scored for _ in range(volume.n_slices)]
+    inputs = kspace_inputs(scored, stage.fit.batch_size)
+    numbers = size(network, inputs, stage.fit)
+    name = stage.network.name if stage.import_ is None else f"weights of {stage.import_}"
+    folds = f", then {stage.folds} folds" if stage.folds > 1 else ""
+    new = unknown_to(NETWORK, index["train"]) if state == "starts" else []
+    if 0 < len(new) < len(index["train"]):
+        state += f", as {len(new)} of its volumes are new, and all is cached anew after it; {KEEP}"
+    time = ""
+    if state.startswith("starts") and source:
+        fresh = build(KSPACE_NETWORKS, stage.network)
+        n_val = sum(volume.n_slices for volume in index["val"] if volume.target != "none")
+        seconds = training_seconds(fresh, filled(inputs), stage.fit, n_steps(shapes, stage.fit), n_val)
+        time = _time(None if seconds is None else seconds * stage.folds, source)
+    return there, f"train_varnet: {name}, {_work(numbers, shapes, stage.fit)}{folds}{time}{state and '; ' + state}"
+
+
+def _cache(
+    params: ProjectParams, everyone: Sequence[Volume], store: Store, source: Path | None, network: Path | None
+) -> tuple[bool, str]:
+    """Whether the cache is as it will be, and the line."""
+    assert params.cache_varnet and params.train_varnet
+    at_most = f"disk at most {_gigabytes(cache_bytes(everyone))}"
+    if folder := params.cache_varnet.import_:
+        return False, f"cache_varnet: images of {folder}, {_count(everyone)}, those that the store has not; {at_most}"
+    if network is None:
+        time = _time(_cache_seconds(params, everyone, source), source)
+        words = "by a network that is not there yet, all of"
+        return False, f"cache_varnet: one pass over each slice, {words} {_count(everyone)}; {at_most}{time}"
+    keys = cache_keys(network, everyone)
+    left = not_there("cache_varnet", everyone, keys, store)
+    if not left:
+        return are_linked(
+            "cache_varnet", VARNET, everyone, keys, store
+        ), f"cache_varnet: all of {_count(everyone)} in the store"
+    time = _time(_cache_seconds(params, left, source), source)
+    disk = f"disk {_gigabytes(cache_bytes(left))}"
     return (
-        f"prepare: {_count(left)} to make, {len(everyone) - len(left)} volumes in the store; "
-        f"disk {_gigabytes(cache_bytes(left, params.prepare))}"
+        False,
+        f"cache_varnet: {_count(left)} to make, {len(everyone) - len(left)} volumes in the store; {disk}{time}",
     )
 
 
-def _stage_one(params: ProjectParams, index: Index, store: Store) -> str:
-    stage, network = params.train_varnet, params.varnet
-    assert stage and network
-    scored = [volume for volume in index["train"] if volume.target != "none"]
-    if not stage.trains:
-        return f"train_varnet: weights of {stage.import_}, without training"
-    state = "" if any(name.startswith("PET_") for name in os.environ) else state_of_stage_one(stage, index, store)
-    shapes = [batch_shape(volume) for volume in scored for _ in range(volume.n_slices)]
-    numbers = size(network, kspace_inputs(scored, stage.fit.batch_size), stage.fit)
-    name = stage.network.name if stage.import_ is None else f"weights of {stage.import_}"
-    folds = f", then {stage.folds} folds" if stage.folds > 1 else ""
-    return f"train_varnet: {name}, {_work(numbers, shapes, stage.fit)}{folds}{state and '; ' + state}"
+def _cache_seconds(params: ProjectParams, volumes: Sequence[Volume], source: Path | None) -> float | None:
+    assert params.train_varnet
+    return cache_seconds(source, volumes, params.train_varnet.network, KSPACE_NETWORKS) if source else None
 
 
-def _cache(params: ProjectParams, everyone: Sequence[Volume]) -> str:
-    assert params.cache_varnet
-    by = f"images of {params.cache_varnet.import_}" if params.cache_varnet.import_ else "one pass over each slice"
-    new = f"{_count(everyone)}, those that the store has not; disk at most {_gigabytes(cache_bytes(everyone))}"
-    return f"cache_varnet: {by}, {new}"
-
-
-def _stage_two(params: ProjectParams, index: Index) -> str:
+def _stage_two(params: ProjectParams, index: Index, store: Store, source: Path | None, ready: bool) -> str:
     stage, network = params.train_rcan, params.rcan
     assert stage and network
     scored = [volume for volume in index["train"] if volume.target != "none"]
     shapes = [volume.crop for volume in scored for _ in range(volume.n_slices)]
-    numbers = size(network, image_inputs(scored, stage.fit.batch_size, len(stage.inputs)), stage.fit)
-    return f"train_rcan: {stage.network.name} of {' '.join(stage.inputs)}, {_work(numbers, shapes, stage.fit)}"
+    inputs = image_inputs(scored, stage.fit.batch_size, len(stage.inputs))
+    numbers = size(network, inputs, stage.fit)
+    state = state_of_stage_two(stage, (IMAGES, VARNET), store) if ready else ""
+    time = ""
+    if source and state in ("", "starts"):
+        fresh = build(IMAGE_NETWORKS, stage.network, len(stage.inputs))
+        n_val = sum(volume.n_slices for volume in index["val"] if volume.target != "none")
+        time = _time(training_seconds(fresh, filled(inputs), stage.fit, n_steps(shapes, stage.fit), n_val), source)
+    work = _work(numbers, shapes, stage.fit)
+    if not state:
+        state = "its state is known once the caches are in place"
+    return f"train_rcan: {stage.network.name} of {' '.join(stage.inputs)}, {work}{time}{state and '; ' + state}"
+
+
+def _time(seconds: float | None, source: Path | None) -> str:
+    """The time of a stage in words; nothing where it was not to be measured."""
+    if source is None:
+        return ""
+    return "; time unknown" if seconds is None else f"; about {duration(rounded(seconds))}, by a probe"
 
 
 def _work(numbers: Size, shapes: Sequence[tuple[int, ...]], fit: FitParams) -> str:

@@ -28,7 +28,7 @@ def show_plan() -> None:
     project, faults = _checked_params()
     params = project.index
     if params and Path(params.source).is_dir():
-        _show(project, build_index(params, store_root() / "identities.json"), faults)
+        _show(project, build_index(params, store_root() / "identities.json"), faults, Path(params.source))
     elif faults:
         sys.exit(1)
     elif params:
@@ -71,18 +71,25 @@ def _checked_params() -> "tuple[ProjectParams, list[str]]":
     return project, faults
 
 
-def _show(project: "ProjectParams", index: Mapping[Split, Sequence[Volume]], faults: Sequence[str]) -> None:
-    """The plan by an index; or what is wrong with it, beside the faults that were told, and exit status 1."""
+def _show(
+    project: "ProjectParams", index: Mapping[Split, Sequence[Volume]], faults: Sequence[str], source: Path | None = None
+) -> None:
+    """The plan by an index; or what is wrong with it, beside the faults that were told, and exit status 1.
+
+    With `source`, the folder of the scans, the time of each stage is measured, which takes seconds.
+    """
     from frost.cache.store import Store
     from frost.planning.agreement import with_scans
     from frost.planning.plan import plan_lines
+    from frost.planning.sections import is_frozen
 
     more = list(with_scans(project, index))
     _tell(more)
     if faults or more:
         sys.exit(1)
-    for line in plan_lines(project, index, Store(store_root())):
+    for line in plan_lines(project, index, Store(store_root()), source, is_frozen(PIPELINE, "train_varnet")):
         sys.stdout.write(f"plan: {line}\n")
+        sys.stdout.flush()
 
 
 def _tell(faults: Sequence[str]) -> None:

@@ -119,3 +119,8 @@ def _stages(pipeline: Path) -> Mapping[str, Any]:
     except (OSError, KeyError, TypeError):
         return {}
     return stages if isinstance(stages, Mapping) else {}
+
+
+def is_frozen(pipeline: Path, stage: str) -> bool:
+    """Whether `dvc freeze` keeps a stage of dvc.yaml from running."""
+    return bool(_stages(pipeline).get(stage, {}).get("frozen"))

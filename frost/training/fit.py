@@ -29,6 +29,7 @@ from frost.pipeline.ending import KEPT, end_if_orphaned, kept_so_far
 from frost.pipeline.params import Params
 from frost.pipeline.progress import TrainingProgress, peak_memory
 from frost.training.batches import ShapeBatches
+from frost.training.live import curve_writer
 from frost.training.losses import LossParams, reconstruction_loss, ssim
 from frost.training.state import read_state, write_state
 
@@ -75,6 +76,7 @@ class FitParams(Params):
     )
     loss: LossParams
     loader: LoaderParams
+    curves: Literal["dvclive", "tensorboard"] | None = Field(description="curves to watch while it runs; null: none")
 
 
 @runtime_checkable
@@ -169,6 +171,8 @@ def fit(
         )
     training = _begin(network, train, val, params, augment)
     _resume(training, state)
+    watch = curve_writer(params.curves if training.accelerator.is_main_process else None, progress)
+    watch(training.history)
     _note_what_is_kept(training)
     main = training.accelerator.is_main_process
     lines = TrainingProgress(progress, params.epochs, len(train), len(training.train), shown=main)
@@ -185,6 +189,7 @@ def fit(
             _save(training, state)
             if main:
                 on_epoch(training.history)
+                watch(training.history)
             lines.epoch(training.history, training.best_epoch, _peak_memory(training.accelerator.device), bar)
     network.load_state_dict(training.best_weights)
     training.accelerator.wait_for_everyone()

@@ -69,7 +69,7 @@ def facts(params: TrainVarNetParams, train: list[Volume], val: list[Volume]) -> 
         depends["network"] = params.network.model_dump(mode="json")
     if params.trains:
         modules += ["frost.training.fit", "frost.training.scan_dataset"]
-        depends |= params.model_dump(mode="json", include={"scans", "fit"}, exclude={"fit": {"loader"}})
+        depends |= params.model_dump(mode="json", include={"scans", "fit"}, exclude={"fit": {"loader", "curves"}})
         depends["volumes"] = {
             split: [volume.facts() for volume in some] for split, some in (("train", train), ("val", val))
         }

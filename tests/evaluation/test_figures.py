@@ -7,7 +7,7 @@ from PIL import Image
 
 from frost.errors import InputError
 from frost.evaluation.figures.charts import ssim_by_position, ssim_distribution
-from frost.evaluation.figures.examples import Example, choose_slices, clearest_patch, worst_patch
+from frost.evaluation.figures.examples import Example, choose_slices, clearest_patch, worst_patch, worst_slices
 from frost.evaluation.figures.montage import montage
 from frost.evaluation.figures.style import COLOURS, LABELS, LARGEST_FILE
 from frost.evaluation.figures.training import read_curves, training_curves
@@ -53,7 +53,7 @@ CURVES = [
     for epoch in (1.0, 2.0, 3.0)
 ]
 DRAW = {
-    "montage": lambda rows, examples, file: montage(examples, file),
+    "montage": lambda rows, examples, file: montage(examples, file, "zero_filled"),
     "distribution": lambda rows, examples, file: ssim_distribution(rows, file),
     "position": lambda rows, examples, file: ssim_by_position(rows, file),
     "curves": lambda rows, examples, file: training_curves({"varnet": CURVES, "rcan": CURVES}, file),
@@ -85,7 +85,7 @@ def test_a_montage_of_noise_is_still_a_small_file(tmp_path):
     rng = np.random.default_rng(1)
     target = rng.random((200, 200), dtype=np.float32)
     images = {name: rng.random((200, 200), dtype=np.float32) for name in ("zero_filled", "grappa", "varnet", "rcan")}
-    montage([Example("Best", "", images, target, 1.0, {})] * 2, tmp_path / "montage.png")
+    montage([Example("Best", "", images, target, 1.0, {})] * 2, tmp_path / "montage.png", "rcan")
     assert (tmp_path / "montage.png").stat().st_size <= LARGEST_FILE
 
 
@@ -120,27 +120,28 @@ def test_worst_patch_finds_the_square_of_largest_error():
     assert (rows.stop, columns.stop) == (40, 30) and (rows.start, columns.start) == (33, 23)
 
 
-def test_chosen_slices_are_best_median_worst_and_the_largest_loss():
-    rcan = [0.5, 0.6, 0.7, 0.8, 0.9]
-    varnet = [0.4, 0.5, 0.6, 0.81, 0.8]
-    rows = [row("v", i, "rcan", x) for i, x in enumerate(rcan)] + [
-        row("v", i, "varnet", x) for i, x in enumerate(varnet)
-    ]
-    rows.append(row("empty", 0, "rcan", 0.1, ssim_foreground=np.nan))
-    assert choose_slices(rows, "test") == {
-        "Best": ("v", 4), "Median": ("v", 2), "Worst": ("v", 0), "Worst regression": ("v", 3)
-    }  # fmt: skip
-    better = [r for r in rows if r["slice"] != 3]
-    assert "Smallest gain" in choose_slices(better, "test")
+def test_chosen_slices_are_those_of_the_zero_filled_image_whatever_the_networks_do():
+    zero_filled = [0.7, 0.5, 0.9, 0.6, 0.8]
+    rows = [row("v", i, "zero_filled", x) for i, x in enumerate(zero_filled)]
+    rows.append(row("empty", 0, "zero_filled", 0.1, ssim_foreground=np.nan))
+    runs = [[row("v", i, "rcan", x) for i, x in enumerate(scores)] for scores in ([0.5] * 5, [0.9, 0.1, 0.2, 0.3, 0.4])]
+    chosen = [choose_slices(rows + run, "test") for run in runs]
+    assert chosen[0] == chosen[1] == {"Easy": ("v", 2), "Median": ("v", 0), "Hard": ("v", 1)}
     with pytest.raises(InputError, match="split 'val'"):
         choose_slices(rows, "val")
     unseen = [r | {"ssim_foreground": np.nan} for r in rows]  # no target is above the threshold
-    assert choose_slices(unseen, "test")["Best"] == ("v", 4)
+    assert choose_slices(unseen, "test")["Hard"] == ("empty", 0)
+    assert sorted(choose_slices(rows[:2], "test").values()) == [("v", 0), ("v", 1)]
 
 
-def test_few_slices_are_chosen_once_each():
-    rows = [row("v", i, image, 0.5 + i / 10) for i in range(2) for image in ("rcan", "varnet")]
-    assert sorted(choose_slices(rows, "test").values()) == [("v", 0), ("v", 1)]
+def test_the_worst_slices_are_the_least_and_the_one_that_lost_most():
+    rcan = [0.5, 0.6, 0.7, 0.8, 0.9]
+    varnet = [0.4, 0.5, 0.6, 0.81, 0.8]
+    rows = [row("v", i, name, x) for name, some in (("rcan", rcan), ("varnet", varnet)) for i, x in enumerate(some)]
+    rows.append(row("empty", 0, "rcan", 0.1, ssim_foreground=np.nan))
+    assert worst_slices(rows, "test") == {"Worst": ("v", 0), "Worst regression": ("v", 3)}
+    assert set(worst_slices([r for r in rows if r["slice"] != 3], "test")) == {"Worst", "Smallest gain"}
+    assert list(worst_slices(rows[:1] + rows[5:6], "test")) == ["Worst"]
 
 
 def test_curves_are_read_as_written(tmp_path):

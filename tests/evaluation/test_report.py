@@ -14,8 +14,10 @@ from frost.evaluation.provenance import provenance
 from frost.evaluation.report.browser import spread
 from frost.evaluation.report.dag import draw_dag
 from frost.evaluation.report.page import write_report
+from frost.evaluation.report.run import Finished
 from frost.evaluation.summaries import group_rows, mean_rows, nested_means
 from frost.evaluation.tables import read_table, write_table
+from frost.pipeline.costs import machine, measured
 from frost.reconstruction.live import load_models
 from tests.paths import ROOT
 
@@ -55,7 +57,7 @@ def run(workspace, tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(run, tmp_path_factory):
     file = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(run, file, "A <b>title</b> & more", 3)
+    write_report([Finished(run)], file, "A <b>title</b> & more", 3)
     return file
 
 
@@ -77,8 +79,49 @@ def test_it_says_which_weights_and_caches_it_shows(run, page):
 
 
 def test_the_same_run_gives_the_same_file(run, page, tmp_path):
-    write_report(run, tmp_path / "again.html", "A <b>title</b> & more", 3)
+    write_report([Finished(run)], tmp_path / "again.html", "A <b>title</b> & more", 3)
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
+
+
+def test_two_runs_stand_side_by_side_and_what_differs_is_told(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("FROST_STORE", str(tmp_path / "store"))
+    lock = """
+stages:
+  train_rcan:
+    cmd: a
+    deps: [{path: frost/training, md5: b1}]
+    params: {params.yaml: {train_rcan: {fit: {epochs: 4}}}}
+"""
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in run.iterdir():
+        (other / path.name).symlink_to(path)
+    (other / "dvc.lock").write_text(lock.replace("epochs: 4", "epochs: <8>").replace("b1", "b2"))
+    with measured(tmp_path / "store", "train_rcan", run / "models" / "rcan"):
+        pass
+    runs = [Finished(run, "main"), Finished(other, "<i>longer", "abc", lock)]
+    write_report(runs, tmp_path / "two.html", "Two", 3)
+    text = (tmp_path / "two.html").read_text()
+    browser = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+    assert (browser["left"], browser["right"]) == ("rcan", "rcan.1")
+    assert browser["labels"]["rcan.1"] == "RCAN, <i>longer" and "<i>longer" not in text.split('id="data"')[0]
+    slices = browser["slices"]
+    assert all(one["images"]["rcan"] == one["images"]["rcan.1"] != one["images"]["varnet"] for one in slices)
+    assert {image for image, *_ in slices[0]["scores"]} >= {"rcan", "rcan.1", "varnet"}
+    assert "train_rcan.fit.epochs: 4 \u2192 &lt;8&gt;" in text and "frost/training" in text
+    assert re.search(r"<td>train_rcan</td><td>0 s, \d\.\d\d GB</td>", text) and machine() in text
+
+
+def test_runs_on_other_data_are_not_put_side_by_side(run, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("data", "models"):
+        (other / name).symlink_to(run / name)
+    shutil.copytree(run / "metrics", other / "metrics")
+    rows = [row | {"volume": f"{row['volume']}x"} for row in read_table(run / "metrics" / "tables" / "slices.csv")]
+    write_table(other / "metrics" / "tables" / "slices.csv", rows)
+    with pytest.raises(InputError, match="a and b: have no volume of test in common"):
+        write_report([Finished(run, "a"), Finished(other, "b")], tmp_path / "two.html", "Two", 3)
 
 
 def test_slices_are_spread_over_a_volume():
@@ -98,7 +141,7 @@ def test_every_stage_is_drawn_and_none_in_another():
 
 def test_a_run_without_metrics_is_named(tmp_path):
     with pytest.raises(InputError, match=r"means\.csv: no such table; `dvc repro` makes it"):
-        write_report(tmp_path, tmp_path / "report.html", "title", 3)
+        write_report([Finished(tmp_path)], tmp_path / "report.html", "title", 3)
 
 
 # ---- in a browser

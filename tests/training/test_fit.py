@@ -34,7 +34,7 @@ FIT = FitParams(
     seed=0, epochs=6, shuffle=True, batch_size=2, accumulate=1, optimizer="adam", learning_rate=1e-2, weight_decay=0.0,
     schedule="cosine", warmup=0.1, clip=1.0, ema=None, early_stop=None, precision="float32", channels_last=False,
     compile=False, loss=LossParams(ssim=1.0, l1=0.0, region="frame", threshold=5e-5),
-    loader=LoaderParams(num_workers=0, pin_memory=False, persistent_workers=True, prefetch=2),
+    loader=LoaderParams(num_workers=0, pin_memory=False, persistent_workers=True, prefetch=2), curves=None,
 )  # fmt: skip
 KINDS = {
     "plain": {},

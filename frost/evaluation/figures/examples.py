@@ -31,34 +31,46 @@ class Example:
     boxes: Sequence[tuple[int, int, int, int]] = ()
 
 
-def choose_slices(
-    rows: Sequence[Row],
-    split: str,
-    image: str = "rcan",
-    baseline: str = "varnet",
-    metric: str = "ssim_foreground",
-) -> dict[str, tuple[str, int]]:
-    """Title -> (volume, slice) of the best, median and worst slice of `image`, and of its worst regression.
+def choose_slices(rows: Sequence[Row], split: str) -> dict[str, tuple[str, int]]:
+    """Title -> (volume, slice) of the best, median and worst zero-filled image: the same slices in every run.
 
-    The regression is against `baseline`; where there is none, it is the smallest gain. No slice is chosen
-    twice. Slices without a score (no foreground) are passed over; where none has one, SSIM over the frame decides.
+    No network has a part in the choice, so pictures of two runs on the same data can be compared. No slice is chosen
+    twice. Slices without a score in the head are passed over; where none has one, SSIM over the frame decides.
     """
-    if not scores_by_slice(rows, split, image, metric):
-        metric = "ssim"
-    scores = {name: scores_by_slice(rows, split, name, metric) for name in (image, baseline)}
-    ranked = sorted(scores[image], key=lambda key: (scores[image][key], key))
-    if not ranked:
-        raise InputError(f"no slice of split {split!r} has a score {metric} for image {image!r}")
-    both = sorted(set(scores[image]) & set(scores[baseline]))
-    gains = sorted(both, key=lambda key: (scores[image][key] - scores[baseline][key], key))
-    chosen = {"Best": ranked[-1]}
-    chosen["Median"] = next((key for key in ranked[(len(ranked) - 1) // 2 :] if key not in chosen.values()), ranked[0])
-    for title, order in (("Worst", ranked), ("Worst regression", gains)):
+    scores = _scores(rows, split, "zero_filled")
+    ranked = sorted(scores, key=lambda key: (scores[key], key))
+    places = {"Easy": ranked[::-1], "Median": ranked[(len(ranked) - 1) // 2 :], "Hard": ranked}
+    chosen: dict[str, tuple[str, int]] = {}
+    for title, order in places.items():
         free = [key for key in order if key not in chosen.values()]
         if free:
-            loses = title == "Worst" or scores[image][free[0]] < scores[baseline][free[0]]
-            chosen[title if loses else "Smallest gain"] = free[0]
+            chosen[title] = free[0]
     return chosen
+
+
+def worst_slices(
+    rows: Sequence[Row], split: str, image: str = "rcan", baseline: str = "varnet"
+) -> dict[str, tuple[str, int]]:
+    """Title -> (volume, slice) of the worst slice of `image`, and of its worst regression, scored as above.
+
+    The regression is against `baseline`; where there is none, it is the smallest gain. No slice is chosen twice.
+    """
+    scores = {name: _scores(rows, split, name) for name in (image, baseline)}
+    ranked = sorted(scores[image], key=lambda key: (scores[image][key], key))
+    both = sorted(set(scores[image]) & set(scores[baseline]))
+    gains = sorted(both, key=lambda key: (scores[image][key] - scores[baseline][key], key))
+    chosen = {"Worst": ranked[0]}
+    for key in [key for key in gains if key != ranked[0]][:1]:
+        loses = scores[image][key] < scores[baseline][key]
+        chosen["Worst regression" if loses else "Smallest gain"] = key
+    return chosen
+
+
+def _scores(rows: Sequence[Row], split: str, image: str) -> dict[tuple[str, int], float]:
+    for metric in ("ssim_foreground", "ssim"):
+        if scores := scores_by_slice(rows, split, image, metric):
+            return scores
+    raise InputError(f"no slice of split {split!r} has an SSIM for image {image!r}")
 
 
 def worst_patch(image: Float[np.ndarray, "y x"], target: Float[np.ndarray, "y x"], size: int) -> tuple[slice, slice]:

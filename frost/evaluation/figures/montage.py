@@ -14,8 +14,8 @@ from frost.evaluation.figures.style import GREY, HOT, STYLE, WIDTH, label_of, ne
 from frost.evaluation.figures.window import white_level
 
 
-def montage(examples: Sequence[Example], file: Path) -> None:
-    """Each example as a row of images, with the error map and its lesion, else the patch where the last image is worst.
+def montage(examples: Sequence[Example], file: Path, enlarged: str) -> None:
+    """Each example as a row of images, with the error map and its lesion, else the patch where `enlarged` is worst.
 
     All error maps share one scale, |image - target| / maximum, cut at what 99.5 % of the last image's pixels
     stay below.
@@ -32,20 +32,21 @@ def montage(examples: Sequence[Example], file: Path) -> None:
             figure.text(x, 1 - 0.05 / total, label_of(name), ha="center", va="top", weight="bold", size=8.5)
         top = total - 0.22
         for example, height in zip(examples, heights):
-            _draw_example(figure, example, names, top, cell, total, top_error)
+            _draw_example(figure, example, names, enlarged, top, cell, total, top_error)
             top -= height
         save_figure(figure, file)
 
 
 def _draw_example(
-    figure: Figure, example: Example, names: Sequence[str], top: float, cell: float, total: float, top_error: float
-) -> None:
+    figure: Figure, example: Example, names: Sequence[str], enlarged: str, top: float, cell: float, total: float,
+    top_error: float,
+) -> None:  # fmt: skip
     """One row of the montage; lengths in inches, `top` from the foot of the figure."""
     gap, aspect = 0.02 * cell, _aspect(example)
     figure.text(gap / WIDTH, (top - 0.05) / total, example.title, weight="bold", size=8, va="top")
     figure.text(1 - gap / WIDTH, (top - 0.06) / total, example.caption, size=7, va="top", ha="right", color="#555555")
     top -= 0.22
-    patch = clearest_patch(example, names[-1])
+    patch = clearest_patch(example, enlarged)
     grey = {"cmap": GREY, "vmin": 0, "vmax": white_level(example.target) or example.maximum}
 
     def panel(column: int, x: float, y: float, size: float, image: np.ndarray, **how: Any) -> Any:

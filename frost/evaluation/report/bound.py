@@ -47,12 +47,10 @@ def _scatter(rows: Sequence[Row]) -> str:
         return MARGIN + x, 10 + SIDE - y
 
     (x0, y0), (x1, y1) = place(low, low), place(1, 1)
-    dots = "".join(
-        '<circle cx="{:.1f}" cy="{:.1f}" r="3.5" fill="{}" fill-opacity="0.75"/>'.format(
-            *place(bound, ssim), "#0072b2" if ssim >= bound else "#d55e00"
-        )
-        for bound, ssim in pairs
-    )
+    dots = ""
+    for bound, ssim in pairs:
+        (x, y), colour = place(bound, ssim), "#0072b2" if ssim >= bound else "#d55e00"
+        dots += f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}" fill-opacity="0.75"/>'
     return (
         f'<svg viewBox="0 0 {SIDE + MARGIN + 14} {SIDE + 50}" style="max-width:{SIDE + MARGIN}px;width:100%" role="img" '
         'aria-label="SSIM of each slice against its lower bound">'

@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from frost.cache.pairs import PairDataset
+from frost.errors import InputError
 from frost.evaluation.figures.style import HOT
 from frost.evaluation.figures.window import white_level
 from frost.evaluation.report.run import Finished
@@ -23,7 +24,6 @@ from frost.networks.image import IMAGE_NETWORKS
 VIEWS = {
     "zero_filled": "Zero-filled", "grappa": "GRAPPA", "sense": "SENSE", "varnet": "VarNet", "rcan": "RCAN", "target": "Target",
 }  # fmt: skip
-ERRORS = {"varnet_error": "Error of VarNet", "rcan_error": "Error of RCAN"}
 LEFT = ("varnet", "grappa", "sense", "zero_filled", "varnet_error")
 RIGHT = ("rcan", "target", "varnet", "rcan_error")
 QUALITY = 88
@@ -39,35 +39,66 @@ class Shown(NamedTuple):
     maximum: float
 
 
-def slice_browser(run: Finished, split: str, rows: Sequence[Row], n_slices: int) -> dict[str, Any]:
-    """What the page's script needs: pictures, names and scores of the chosen slices."""
-    rows = [row for row in rows if row["split"] == split]
-    pairs = run.pairs(split, load_config(run.root / "models" / "rcan")["inputs"])
-    scored = {row["volume"] for row in rows}
-    names = [name for name in pairs.names if name in scored]
-    shown = _views(run, pairs, [names[v] for v in spread(len(names), n_slices)], n_slices)
+def slice_browser(runs: Sequence[Finished], split: str, n_slices: int) -> dict[str, Any]:
+    """What the page's script needs: pictures, names and scores of the chosen slices.
+
+    All of the first run, and of each other run `k` the image of its stage 2, as `rcan.k`. Raises InputError where the
+    runs have no volume in common.
+    """
+    tables = [[row for row in run.table("slices") if row["split"] == split] for run in runs]
+    pairs = [run.pairs(split, load_config(run.root / "models" / "rcan")["inputs"]) for run in runs]
+    shared = set.intersection(
+        *({str(row["volume"]) for row in rows} & set(own.names) for rows, own in zip(tables, pairs))
+    )
+    names = [name for name in pairs[0].names if name in shared]
+    if not names:
+        raise InputError(f"{' and '.join(run.name for run in runs)}: have no volume of {split} in common")
+    shown = _views(runs, pairs, [names[v] for v in spread(len(names), n_slices)], n_slices)
     top = float(np.median([np.quantile(_error(one, "varnet"), 0.995) for one in shown]))
-    scores = {(row["volume"], row["slice"], row["image"]): row for row in rows}
-    slices = [_entry(one, top, pairs.facts(one.name)["acquisition"], scores) for one in shown]
-    there = shown[0].views.keys() | ERRORS
-    choices = {"left": [view for view in LEFT if view in there], "right": RIGHT}
+    scores = {(row["volume"], row["slice"], row["image"]): row for row in tables[0]}
+    for k, rows in enumerate(tables[1:], 1):
+        scores |= {(row["volume"], row["slice"], f"rcan.{k}"): row for row in rows if row["image"] == "rcan"}
+    labels = _labels(runs)
+    slices = [_entry(one, top, pairs[0].facts(one.name)["acquisition"], scores) for one in shown]
+    there = [*shown[0].views, *(f"{view}_error" for view in ("varnet", *networks_of(runs)))]
+    if len(runs) > 1:
+        left = ["rcan", *LEFT, "rcan_error"]
+        right = [*networks_of(runs)[1:], "target", *(f"{view}_error" for view in networks_of(runs)[1:]), "rcan"]
+    else:
+        left, right = list(LEFT), list(RIGHT)
+    choices = {"left": [view for view in left if view in there], "right": right}
     return {
-        "slices": slices, "labels": VIEWS | ERRORS, "choices": choices, "left": LEFT[0], "right": RIGHT[0],
+        "slices": slices, "labels": labels, "choices": choices, "left": left[0], "right": right[0],
         "error_percent": 100 * top,
     }  # fmt: skip
 
 
+def networks_of(runs: Sequence[Finished]) -> list[str]:
+    """The views of the networks of stage 2: `rcan` of the first run, `rcan.1` of the second, and so on."""
+    return ["rcan", *(f"rcan.{k}" for k in range(1, len(runs)))]
+
+
+def _labels(runs: Sequence[Finished]) -> dict[str, str]:
+    networks = {
+        view: run.network if len(runs) == 1 else f"{run.network}, {run.name}"
+        for view, run in zip(networks_of(runs), runs)
+    }
+    labels = VIEWS | networks
+    return labels | {f"{view}_error": f"Error of {labels[view]}" for view in ("varnet", *networks)}
+
+
 @torch.no_grad()
-def _views(run: Finished, pairs: PairDataset, names: Sequence[str], n_slices: int) -> list[Shown]:
+def _views(runs: Sequence[Finished], pairs: Sequence[PairDataset], names: Sequence[str], n_slices: int) -> list[Shown]:
     """At most `n_slices` slices, evenly from the volumes `names`; one volume in memory at a time."""
-    network = load_network(run.root / "models" / "rcan", IMAGE_NETWORKS)
+    networks = [load_network(run.root / "models" / "rcan", IMAGE_NETWORKS) for run in runs]
     shown = []
     for name in names:
-        volume = pairs.volume(name)
+        volume = pairs[0].volume(name)
         maximum, length = float(volume["target"].max()), len(volume["target"])
         for i in spread(length, n_slices // len(names)):
             views = {view: volume[view][i].copy() for view in VIEWS if view in volume}
-            views["rcan"] = network(torch.from_numpy(pairs.inputs(name, i))[None])[0].float().numpy()
+            for view, network, own in zip(networks_of(runs), networks, pairs):
+                views[view] = network(torch.from_numpy(own.inputs(name, i))[None])[0].float().numpy()
             shown.append(Shown(name, i, length, views, maximum))
     return shown
 
@@ -76,9 +107,13 @@ def _entry(one: Shown, top: float, acquisition: str, scores: Mapping[tuple[Any, 
     """One slice for the script of the page; errors are shown up to `top`, a share of the volume's maximum."""
     white = white_level(one.views["target"]) or one.maximum
     pictures = {view: webp(grey(image / white)) for view, image in one.views.items()}
-    for view in ERRORS:
-        pictures[view] = webp(hot(_error(one, view.removesuffix("_error")) / max(top, 1e-30)))
-    found = [(image, scores.get((one.name, one.i, image))) for image in VIEWS if image != "target"]
+    for view in [view for view in one.views if view.startswith(("varnet", "rcan"))]:
+        pictures[f"{view}_error"] = webp(hot(_error(one, view) / max(top, 1e-30)))
+    images = [
+        *(image for image in VIEWS if image != "target"),
+        *(view for view in one.views if view.startswith("rcan.")),
+    ]
+    found = [(image, scores.get((one.name, one.i, image))) for image in images]
     height, width = one.views["target"].shape
     return {
         "name": one.name,

@@ -13,7 +13,8 @@ from frost.evaluation.scores import SLICE_SCORES
 from frost.evaluation.tables import Row
 
 FIGURES = {
-    "montage.png": "The slices of the best, the median and the worst SSIM of RCAN in the head, and of its smallest gain over VarNet; all errors on one scale.",
+    "montage.png": "Slices that are easy, median and hard by the SSIM of the zero-filled image in the head, so that every run on these data shows the same; all errors on one scale.",
+    "worst.png": "Where RCAN has its worst SSIM in the head, and its worst regression from VarNet or, if there is none, its smallest gain.",
     "ssim.png": "SSIM of the slices: density, median, quartiles, and each slice.",
     "ssim_by_slice.png": "SSIM by position in the volume: mean and quartiles of the slices.",
     "training.png": "Loss, validation SSIM and learning rate of both trainings by epoch; the best validation epoch is marked.",
@@ -23,25 +24,28 @@ FIGURES = {
 LADDER = ("zero_filled", "grappa", "sense", "varnet", "rcan")
 
 
-def headline(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """The three numbers at the top of the page."""
+def headline(scores: Mapping[str, Mapping[str, float]], network: str, name: str) -> str:
+    """Three numbers at the top of the page; name: of the run, where there are several."""
+    of = f", {html.escape(name)}" if name else ""
     varnet, rcan, gain = scores["varnet"], scores["rcan"], scores["gain"]
     facts = {
-        "mean SSIM, VarNet to RCAN": f"{varnet['ssim']:.4f}<i>&rarr;</i>{rcan['ssim']:.4f}",
-        "mean PSNR, VarNet to RCAN [dB]": f"{varnet['psnr']:.2f}<i>&rarr;</i>{rcan['psnr']:.2f}",
+        f"mean SSIM, VarNet to {network}{of}": f"{varnet['ssim']:.4f}<i>&rarr;</i>{rcan['ssim']:.4f}",
+        f"mean PSNR, VarNet to {network} [dB]": f"{varnet['psnr']:.2f}<i>&rarr;</i>{rcan['psnr']:.2f}",
         "of the slices improved": f"{100 * gain['share_improved']:.0f} %",
     }
     return "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in facts.items())
 
 
-def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Every score of every image, with the number of the table of means, unrounded, in `data-value`."""
+def score_table(scores: Mapping[str, Mapping[str, float]], network: str) -> str:
+    """Every score of every image, by the name of the network that ran, with the number of the table of means, unrounded, in `data-value`."""
     images = [image for image in COLOURS if image in scores]
     metrics = list(dict.fromkeys(m for image in images for m in scores[image] if m != "weight"))
     lines = []
     for image in images:
         dot = f'<span class="dot" style="background:{COLOURS[image]}"></span>'
-        lines.append([f"{dot}{LABELS[image]}", *(_cell(scores, images, image, metric) for metric in metrics)])
+        lines.append(
+            [f"{dot}{labelled(LABELS[image], network)}", *(_cell(scores, images, image, metric) for metric in metrics)]
+        )
     return _html_table(
         ["", *(html.escape(_label(metric)) for metric in metrics)],
         lines,
@@ -87,8 +91,13 @@ def group_table(run: Finished, split: str) -> str:
         ]
         for name, acceleration, n in groups
     ]
-    head = ["Mean SSIM by acquisition", "R", "volumes", *(LABELS[image] for image in images)]
+    head = ["Mean SSIM by acquisition", "R", "volumes", *(labelled(LABELS[image], run.network) for image in images)]
     return f'<div style="height:22px"></div>{_html_table(head, lines, "group-table")}'
+
+
+def labelled(text: str, network: str) -> str:
+    """A text about stage 2 with the name of the network that ran in its place."""
+    return text.replace("RCAN", html.escape(network))
 
 
 def _html_table(head: Sequence[str], lines: Sequence[Sequence[str]], name: str) -> str:
@@ -108,12 +117,13 @@ def trust_section(run: Finished, scores: Mapping[str, Mapping[str, float]], spli
     brightness = found.get("spearman_brightness", math.nan)
     useful = found["spearman"] > 0.3 and found["spearman"] > brightness + 0.05
     verdict = "so it is of use to find errors" if useful else "so it adds little to the brightness of the image"
-    return (
+    text = (
         f"<p>The disagreement of VarNet and {other} needs no target, so it could mark errors in a new scan. Inside the head, its rank "
         f"correlation with RCAN's error is <b>{found['spearman']:.2f}</b> (mean of the volumes); that of the image's brightness is "
         f"{brightness:.2f}. From the tenth of the pixels with the least disagreement to that with the most, RCAN's mean error rises "
         f"{ratio:.1f}-fold: {verdict}.</p>{_curve(rows, other)}"
     )
+    return labelled(text, run.network)
 
 
 def _curve(rows: Sequence[Row], other: str) -> str:
@@ -134,9 +144,12 @@ def _curve(rows: Sequence[Row], other: str) -> str:
     )
 
 
-def figures_section(folder: Path) -> str:
+def figures_section(run: Finished) -> str:
     """The pictures of the evaluation with their captions."""
-    there = {folder / name: caption for name, caption in FIGURES.items() if (folder / name).exists()}
+    folder = run.root / "metrics" / "plots"
+    there = {
+        folder / name: labelled(caption, run.network) for name, caption in FIGURES.items() if (folder / name).exists()
+    }
     return "".join(
         f'<figure><img src="{data_uri("image/png", file.read_bytes())}" alt="{html.escape(caption)}" loading="lazy">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"

@@ -1,0 +1,62 @@
+"""How each run was made, as a table with a column a run: network, commit, what differs, machine, durations, memory."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+from frost.evaluation.report.run import MADE, Finished, short, total
+from frost.pipeline.costs import Cost
+from frost.pipeline.progress import duration
+from frost.pipeline.revisions import WORKSPACE
+
+UNKNOWN = "not known"
+
+
+def making_table(runs: Sequence[Finished]) -> str:
+    """The table; durations and memory are those of the run that computed, on the machine that computed."""
+    costs = [run.costs() for run in runs]
+    lines = {
+        "network of stage 2": [html.escape(run.network) for run in runs],
+        "commit": [_commit(run) for run in runs],
+        "params": [_changes(run, "params") for run in runs],
+        "code": [_changes(run, "code") for run in runs],
+        "machine": [_machines(each) for each in costs],
+    }
+    for stage in MADE:
+        lines[stage] = [_cost(each.get(stage, [])) for each in costs]
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in ("", *(run.name for run in runs)))
+    body = "".join(
+        f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for name, cells in lines.items()
+    )
+    return (
+        f'<div class="scroll"><table id="making" class="words"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        '<p class="note">Params and code: what differs from the commit before it, or of the workspace from its last '
+        "commit. Time and peak memory are those of the process that computed, whichever run that was; what came from the "
+        "store ready cost nothing. Of caches they are the sum over volumes, of one process each.</p>"
+    )
+
+
+def _commit(run: Finished) -> str:
+    if not run.commit:
+        return UNKNOWN
+    return ("after " if run.name == WORKSPACE else "") + f"<code>{short(run.root, run.commit)}</code>"
+
+
+def _changes(run: Finished, what: str) -> str:
+    found = run.changes()
+    if found is None:
+        return UNKNOWN
+    return "<br>".join(html.escape(line.replace(" -> ", " \u2192 ")) for line in found[what]) or "as before"
+
+
+def _machines(costs: Mapping[str, Sequence[Cost]]) -> str:
+    names = dict.fromkeys(cost.machine for each in costs.values() for cost in each)
+    return "<br>".join(map(html.escape, names)) or UNKNOWN
+
+
+def _cost(costs: Sequence[Cost]) -> str:
+    if not costs:
+        return UNKNOWN
+    seconds, memory = total(costs)
+    least = "at least " if any(cost.resumed for cost in costs) else ""
+    volumes = f"{len(costs)} volumes, " if len(costs) > 1 else ""
+    return f"{volumes}{least}{duration(seconds)}, {memory / 1e9:.2f} GB"

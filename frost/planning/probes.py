@@ -1,0 +1,168 @@
+"""How long a stage will take: one step or slice of it, run now on this machine, times the number of them.
+
+What other programs do meanwhile is in the figure. A probe that takes longer than `LIMIT` is given up: then the time is
+not known, which is better than a wrong one.
+"""
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frost.cache.classical import PrepareParams, classical_images
+from frost.cache.frozen import network_images, own_device
+from frost.errors import InputError
+from frost.networks.common.checkpoint import build
+from frost.pipeline.params import NamedParams
+from frost.scans.reader import VolumeReader
+from frost.scans.volumes import Volume
+from frost.training.fit import FitParams
+from frost.training.losses import reconstruction_loss
+
+LIMIT = 20.0  # seconds of one probe
+FORWARD = 1 / 3  # of a training step, as the backward pass costs about twice the forward one
+
+
+class TooLongError(Exception):
+    """A probe that was given up."""
+
+
+def prepare_seconds(source: Path, volumes: Sequence[Volume], params: PrepareParams) -> float | None:
+    """Seconds in which stage `prepare` makes the images of these volumes, one process of one thread a core."""
+
+    def one_slice(reader: VolumeReader) -> None:
+        next(classical_images(reader, params))
+
+    return _over_volumes(source, volumes, one_slice, processes=_cores())
+
+
+def cache_seconds(source: Path, volumes: Sequence[Volume], choice: NamedParams, table: Any) -> float | None:
+    """Seconds in which a frozen network of these sizes is run over every slice of these volumes."""
+    device = own_device()
+    network = build(table, choice).to(device).eval().requires_grad_(False)
+
+    def one_slice(reader: VolumeReader) -> None:
+        next(network_images(reader, network, device, [0]))
+
+    return _over_volumes(source, volumes, one_slice, processes=_cores() if device.type == "cpu" else 1)
+
+
+def training_seconds(
+    network: nn.Module, inputs: Sequence[Tensor], fit: FitParams, n_steps: int, n_val: int
+) -> float | None:
+    """Seconds of a training in one process: `n_steps` steps and `n_val` validation slices an epoch.
+
+    network: with weights; inputs: a batch of the largest slices, on the device.
+    """
+    network.to(own_device()).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    y, x = inputs[0].shape[-2:]
+    target = torch.rand(len(inputs[0]), y, x, device=inputs[0].device)
+    maximum = target.amax((1, 2))
+
+    def step() -> None:
+        with torch.autocast(own_device().type, torch.bfloat16, enabled=fit.precision == "bf16"):
+            image = network(*inputs).float()
+        reconstruction_loss(image, target, maximum, fit.loss).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    seconds = _timed(step)
+    if seconds is None:
+        return None
+    validation = n_val / len(inputs[0]) * FORWARD
+    return fit.epochs * seconds * (n_steps + validation)
+
+
+def filled(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Numbers in the place of inputs without any: noise, centre lines, a mask of these and every fourth column."""
+    device = own_device()
+    made = [torch.randn(one.shape, dtype=one.dtype, device=device) for one in inputs if one.dtype != torch.bool]
+    if len(inputs) == 3:
+        n, width = inputs[1].shape
+        columns = torch.arange(width, device=device)
+        acs = (columns - width // 2).abs() <= max(4, width // 25)
+        made += [(acs | (columns % 4 == 0)).expand(n, -1).contiguous(), acs.expand(n, -1).contiguous()]
+        made[0] = made[0] * made[1][:, None, None, :]
+    return made
+
+
+def _over_volumes(
+    source: Path, volumes: Sequence[Volume], one_slice: Callable[[VolumeReader], None], processes: int
+) -> float | None:
+    """The time of one slice of the largest volume, for all by their samples of k-space, spread over processes."""
+    if not volumes:
+        return 0.0
+    largest = max(volumes, key=_samples)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with suppress(InputError), VolumeReader(source, largest) as reader:
+            seconds = _timed(lambda: one_slice(reader))
+            slices = sum(_samples(volume) * volume.n_slices for volume in volumes) / _samples(largest)
+            return None if seconds is None else seconds * slices / min(processes, len(volumes))
+    finally:
+        torch.set_num_threads(threads)
+    return None  # its file is not there, or is damaged: the stage says so
+
+
+def _samples(volume: Volume) -> int:
+    return volume.n_coils * volume.height * volume.width
+
+
+def _timed(action: Callable[[], None]) -> float | None:
+    """Seconds of an action, the second time unless the first takes long; None where it takes too long, or fails."""
+    try:
+        with _limited():
+            first = _seconds(action)
+            return first if first > LIMIT / 4 else min(_seconds(action) for _ in range(2))
+    except (TooLongError, RuntimeError):  # too little memory; the training will say so
+        return None
+
+
+def _seconds(action: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    action()
+    if own_device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Raise TooLongError in the body once it has run for `LIMIT`, in a main thread; between two operations of torch."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise TooLongError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, LIMIT)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def rounded(seconds: float) -> float:
+    """To two digits: a probe knows no more."""
+    if seconds <= 0:
+        return 0.0
+    digits = 1 - math.floor(math.log10(seconds))
+    return round(seconds, digits)

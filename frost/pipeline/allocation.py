@@ -8,6 +8,7 @@ several nodes under SLURM_JOB_ID, and that this process is not itself a step of 
 import ctypes
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -16,13 +17,15 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import IO
+from typing import IO, NoReturn
 
 from frost.pipeline.ending import KEPT, end_if_orphaned, fail, heeded_signals
 
 STEPS = 0xFFFFFFF0  # numbers of steps from here on are Slurm's own: the shell of `salloc`, or of a batch script
 PORTS = range(20000, 32000)  # below those that systems give to connections
+LOST = ("the connection to another process was lost", "The connection to the C10d store has failed")
 ALONE = "PET_NNODES=1 runs it on this node alone"
+PATIENCE = 5.0  # seconds
 PR_SET_PDEATHSIG = 1
 
 
@@ -35,16 +38,18 @@ def spread_over_nodes(stage: str) -> None:
     if len(nodes) < 2:
         return
     processes = os.environ.setdefault("PET_NPROC_PER_NODE", "1")
-    os.environ |= {"PET_NNODES": str(len(nodes)), "PET_RDZV_ID": uuid.uuid4().hex}
+    step = f"{stage}.{uuid.uuid4().hex[:8]}"
+    os.environ |= {"PET_NNODES": str(len(nodes)), "PET_RDZV_ID": step}
     os.environ.setdefault("PET_RDZV_BACKEND", "c10d")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or each lost connection is told with torch's C++ frames
     os.environ.setdefault("PET_RDZV_ENDPOINT", f"{nodes[0]}:{random.choice(PORTS)}")
     sys.stderr.write(f"{stage}: on {len(nodes)} nodes, PET_NPROC_PER_NODE={processes}\n")
     command = [
         "srun", f"--nodes={len(nodes)}", f"--ntasks={len(nodes)}", "--ntasks-per-node=1", "--kill-on-bad-exit=1",
-        "--export=ALL", "--mpi=none", "--cpu-bind=none", "--input=none", f"--job-name={stage}",
+        "--export=ALL", "--mpi=none", "--cpu-bind=none", "--input=none", f"--job-name={step}",
         sys.executable, "-m", f"stages.{stage}", *sys.argv[1:],
     ]  # fmt: skip
-    _end_as(stage, command)
+    _end_as(stage, step, command)
 
 
 def name_this_node() -> None:
@@ -82,55 +87,70 @@ def _call(*command: str) -> str:
     return done.stdout.strip()
 
 
-def _end_as(stage: str, command: list[str]) -> None:
-    """Run `srun`, and end with its status. It ends with this process, which ends with the one that wants its work."""
-    owner, stopped_by, ended_with = os.getpid(), 0, []
+def _end_as(stage: str, step: str, command: list[str]) -> NoReturn:
+    """Run `srun`, and end with its status. A signal goes to its tasks, whose first process then writes the line."""
+    owner, received, told = os.getpid(), list[int](), list[str]()
 
     def prepare() -> None:  # in the child: nobody is left behind where this process is killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != owner:
             os._exit(1)
 
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopped_by
-        stopped_by = number
-        srun.terminate()  # which it passes on to its tasks; their first process writes the line
-
-    # In a session of its own, so that Ctrl-C comes once, from here.
+    # In a session of its own: Ctrl-C and SIGTERM would make it kill its tasks.
     srun = subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True, preexec_fn=prepare
     )
-    assert srun.stderr
     for one in heeded_signals():
-        signal.signal(one, stop)
-    reader = Thread(target=lambda lines: ended_with.extend(_pass_on(lines)), args=(srun.stderr,), daemon=True)
+        signal.signal(one, lambda number, frame: received.append(number))
+    assert srun.stderr
+    reader = Thread(target=_pass_on, args=(srun.stderr, told), daemon=True)
     reader.start()
     try:
-        while srun.poll() is None:
+        while srun.poll() is None and not received:
             end_if_orphaned()
             with suppress(subprocess.TimeoutExpired):
                 srun.wait(timeout=1)
     finally:
-        srun.terminate()
-    reader.join(timeout=5)
+        if srun.poll() is None:
+            _stop(srun, step)
+    reader.join(PATIENCE)
     for word in sys.argv[1:]:  # NFS may go on saying that a name is not there until its folder is listed
         with suppress(OSError):
             next(Path(word).parent.iterdir(), None)
-    if stopped_by:
-        sys.exit(128 + stopped_by)
-    if srun.returncode and ended_with:
-        fail(f"{stage}: {ended_with[-1]}. Run it again: {KEPT}")
-    sys.exit(srun.returncode if srun.returncode >= 0 else 1)
+    if received:
+        sys.exit(128 + received[0])
+    if any(line.startswith("stopped: ") for line in told) or not srun.returncode:
+        sys.exit(srun.returncode)
+    if not any(line.startswith(("error: ", "ended: ")) for line in told):
+        fail(f"{stage}: {told[0] if told else f'srun ended with {srun.returncode}'}. Run it again: {KEPT}")
+    sys.exit(1)
 
 
-def _pass_on(lines: IO[str]) -> list[str]:
-    """Write on what the stage says. Gives what Slurm says of its end, if the stage has not said it itself."""
-    errors, of_slurm = set(), []
+def _stop(srun: "subprocess.Popen[str]", step: str) -> None:
+    """End the tasks of a step by SIGTERM, and by force where that takes too long."""
+    steps = _call("squeue", "--noheader", "--steps", f"--jobs={os.environ['SLURM_JOB_ID']}", "--format=%i %j")
+    for number, _, name in (line.strip().partition(" ") for line in steps.splitlines()):
+        if name == step:
+            _call("scancel", "--signal=TERM", number)
+            with suppress(subprocess.TimeoutExpired):
+                srun.wait(timeout=6 * PATIENCE)
+    srun.terminate()
+    srun.wait()
+
+
+def _pass_on(lines: IO[str], told: list[str]) -> None:
+    """Write on what the stage says, each error once; `told` gets the lines of its end, or Slurm's where it has none."""
+    lost, of_slurm = [], []
     for line in lines:
-        if line.startswith(("srun: ", "slurmstepd: ")):
-            of_slurm.append(line.removeprefix("srun: ").removeprefix("slurmstepd: ").removeprefix("error: ").strip())
-        elif line not in errors:  # each process says what is wrong with params.yaml
+        if found := re.match(r"(?:srun|slurmstepd\S*): (?:error: )?(.*)", line):
+            of_slurm.append(found[1].strip(" *."))
+        elif line.startswith("error: ") and any(words in line for words in LOST):
+            lost.append(line)
+        elif line not in told:
             sys.stderr.write(line)
-        if line.startswith(("error: ", "stopped: ", "ended: ")):
-            errors.add(line)
-    return [] if errors else of_slurm
+            if line.startswith(("error: ", "stopped: ", "ended: ")):
+                told.append(line)
+    deaths = [line for line in of_slurm if "Exited with" not in line]  # of tasks that had no time for a line
+    if not told and not deaths:
+        sys.stderr.writelines(lost[:1])
+    told += [] if told else deaths or lost or of_slurm

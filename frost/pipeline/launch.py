@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
 from frost.errors import InputError
-from frost.pipeline.allocation import name_this_node, spread_over_nodes
+from frost.pipeline.allocation import LOST, name_this_node, spread_over_nodes
 from frost.pipeline.ending import KEPT, PATIENCE, end_on_signals, fail, heeded_signals
 from frost.pipeline.executor import EXECUTOR, executor
 from frost.pipeline.ranks import LAUNCHER, forget_other_launchers, is_rank, rank
 
 DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan")  # the others take seconds
 HEAVY = ("simulate", "evaluate")  # beside those: too much for a login node, and nothing of it is in the store
+BEREFT = 76  # the status of a process of a group that has lost another
 AGAIN = "run `dvc repro` again"
 LONGEST = 70  # bytes of a folder, in which processes then have sockets with 32 more; a socket's path may have 103
 
@@ -98,10 +99,14 @@ def spread_over_processes(stage: str) -> None:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         codes = {failure.local_rank: failure.exitcode for failure in error.failures.values()}
+        if set(codes.values()) == {BEREFT}:
+            fail(f"{LOST[0]}. Run it again: {KEPT}")
+        codes = {number: code for number, code in codes.items() if code != BEREFT}
         killed = {number: -code if code < 0 else code - 128 for number, code in codes.items() if not 0 <= code <= 128}
         if killed and len(killed) == len(codes):  # no rank lived to say why
             number, by = next(iter(killed.items()))
-            fail(f"rank {number} was killed by {signal.Signals(by).name}; was there too little memory? "
+            place = f" of {node}" if (node := os.environ.get("PET_LOCAL_ADDR")) else ""
+            fail(f"rank {number}{place} was killed by {signal.Signals(by).name}; was there too little memory? "
                  "Run it again: what was finished is kept")  # fmt: skip
         sys.exit(1)
     except (RendezvousError, RuntimeError, ValueError, OSError) as error:
@@ -119,6 +124,8 @@ def run(main: Callable[[], None]) -> None:
     except InputError as error:
         fail(str(error).rstrip().splitlines()[-1].removeprefix("frost.errors.InputError: "))
     except RuntimeError as error:
+        if "gloo/transport" in str(error) or type(error).__name__ in ("DistBackendError", "DistNetworkError"):
+            sys.exit(BEREFT)  # of another process, which has said why it ended, or whose launcher does
         if not str(error).startswith("DataLoader worker"):
             raise
         text = str(error).strip().rstrip(".")

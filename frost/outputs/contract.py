@@ -1,7 +1,6 @@
 """What every output format is given, and what it must do."""
 
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from jaxtyping import Float
 
 from frost.errors import InputError
 from frost.mri.geometry import Geometry
+from frost.pipeline.unfinished import unfinished
 
 #: by the key that an image has in files
 LABELS = {
@@ -123,7 +123,7 @@ class Format:
     def save(self, path: Path, volume: Reconstruction) -> None:
         """Write it: it is there whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh = path.with_name(unfinished(".new"))
         try:
             self.write(fresh, volume)
             fresh.replace(path)

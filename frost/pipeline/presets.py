@@ -1,6 +1,5 @@
 """Presets: files of params/ whose values take the place of those in params.yaml."""
 
-import os
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from frost.errors import InputError
+from frost.pipeline.unfinished import unfinished
 
 
 def apply_preset(preset: Path, params: Path) -> list[str]:
@@ -19,7 +19,7 @@ def apply_preset(preset: Path, params: Path) -> list[str]:
     """
     changes, values = _read(preset), _read(params)
     lines = list(_merge(values, changes, preset))
-    fresh = params.with_name(f".{params.name}.{os.getpid()}")
+    fresh = params.with_name(unfinished(f".{params.name}"))
     with fresh.open("w") as out:
         _yaml().dump(values, out)
     fresh.replace(params)

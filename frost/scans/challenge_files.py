@@ -1,6 +1,5 @@
 """Reconstructions as the files that challenges take."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -10,6 +9,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
+from frost.pipeline.unfinished import unfinished
 from frost.scans.h5 import attribute, named_faults, open_h5
 
 KNEE = ("CORPD_FBK", "CORPDFS_FBK")  # acquisitions of fastMRI's knees
@@ -55,7 +55,7 @@ def write_reconstruction(
     made_by: what to find by `reconstruction_made_by`; scorers pass over it. more: further datasets.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    fresh = file.with_name(unfinished(".new"))
     try:
         with h5py.File(fresh, "w") as opened:
             for name, values in {"reconstruction": images, **(more or {})}.items():

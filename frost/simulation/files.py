@@ -1,12 +1,12 @@
 """Simulated scans as files: the ISMRMRD header and fastMRI's multi-coil layout."""
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from frost.pipeline.unfinished import unfinished
 from frost.simulation.planes import THICKNESS
 from frost.simulation.scanner import Scan
 from frost.simulation.worlds import World
@@ -50,10 +50,10 @@ def _space(matrix: tuple[int, int], fov: tuple[float, float]) -> str:
 
 def write_volume(file: Path, scan: Scan, world: World, patient: str, acquisition: str) -> None:
     """One file in fastMRI's multi-coil layout, whole or not at all; equal scans are equal bytes."""
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.part")
+    fresh = file.with_name(unfinished(".new"))
     target = scan.target.numpy()
     try:
-        with h5py.File(unfinished, "w") as h5:
+        with h5py.File(fresh, "w") as h5:
             for name, values in (
                 ("ismrmrd_header", np.bytes_(ismrmrd_header(world, len(target), patient))),
                 ("kspace", scan.kspace.numpy()),
@@ -66,7 +66,7 @@ def write_volume(file: Path, scan: Scan, world: World, patient: str, acquisition
             h5.attrs["norm"] = float(np.sqrt(np.square(target, dtype=np.float64).sum()))
             h5.attrs["acquisition"] = acquisition
             h5.attrs["patient_id"] = patient
-        unfinished.replace(file)
+        fresh.replace(file)
     finally:
         with suppress(FileNotFoundError):
-            unfinished.unlink()
+            fresh.unlink()

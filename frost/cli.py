@@ -496,6 +496,18 @@ def serve(
         server.serve_forever()
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def job(command: Annotated[list[str], typer.Argument(help="what to run, with its arguments")]) -> None:
+    """Run a command as a Slurm job that may take longer than its time limit: `exec frost job dvc repro`.
+
+    With `#SBATCH --signal=B:TERM@120` Slurm gives notice before the limit. The stage then ends, its state is kept, and
+    the job is queued again; the exit status is 75. docs/cluster.md has the batch script.
+    """
+    from frost.pipeline.requeue import run_job
+
+    sys.exit(run_job(command))
+
+
 def _end_with(failed: list[str], what: str) -> NoReturn:
     """A line for each volume that failed, and exit status 1."""
     for line in failed:

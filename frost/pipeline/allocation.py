@@ -24,6 +24,7 @@ from frost.pipeline.ending import KEPT, end_if_orphaned, fail, heeded_signals
 STEPS = 0xFFFFFFF0  # numbers of steps from here on are Slurm's own: the shell of `salloc`, or of a batch script
 PORTS = range(20000, 32000)  # below those that systems give to connections
 LOST = ("the connection to another process was lost", "The connection to the C10d store has failed")
+DEATH = re.compile("[Kk]illed|CANCELLED|Terminated|[Ff]ail|Abort|fault|Memory|revoked")
 ALONE = "PET_NNODES=1 runs it on this node alone"
 PATIENCE = 5.0  # seconds
 PR_SET_PDEATHSIG = 1
@@ -72,14 +73,14 @@ def _nodes(stage: str) -> list[str]:
     if not shutil.which("srun"):
         sys.stderr.write(f"{stage}: SLURM_JOB_ID={job} is ignored: there is no srun here\n")
         return []
-    running = _call("squeue", "--noheader", f"--jobs={job}", "--states=RUNNING", "--format=%N")
+    running = call("squeue", "--noheader", f"--jobs={job}", "--states=RUNNING", "--format=%N")
     if not running:
         sys.stderr.write(f"{stage}: SLURM_JOB_ID={job} is ignored: no such job runs\n")
         return []
-    return _call("scontrol", "show", "hostnames", running).split()
+    return call("scontrol", "show", "hostnames", running).split()
 
 
-def _call(*command: str) -> str:
+def call(*command: str) -> str:
     """What a program of Slurm writes; nothing where it does not know the job."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode and "Invalid job id" not in done.stderr:
@@ -128,10 +129,10 @@ def _end_as(stage: str, step: str, command: list[str]) -> NoReturn:
 
 def _stop(srun: "subprocess.Popen[str]", step: str) -> None:
     """End the tasks of a step by SIGTERM, and by force where that takes too long."""
-    steps = _call("squeue", "--noheader", "--steps", f"--jobs={os.environ['SLURM_JOB_ID']}", "--format=%i %j")
+    steps = call("squeue", "--noheader", "--steps", f"--jobs={os.environ['SLURM_JOB_ID']}", "--format=%i %j")
     for number, _, name in (line.strip().partition(" ") for line in steps.splitlines()):
         if name == step:
-            _call("scancel", "--signal=TERM", number)
+            call("scancel", "--signal=TERM", number)
             with suppress(subprocess.TimeoutExpired):
                 srun.wait(timeout=6 * PATIENCE)
     srun.terminate()
@@ -150,7 +151,7 @@ def _pass_on(lines: IO[str], told: list[str]) -> None:
             sys.stderr.write(line)
             if line.startswith(("error: ", "stopped: ", "ended: ")):
                 told.append(line)
-    deaths = [line for line in of_slurm if "Exited with" not in line]  # of tasks that had no time for a line
+    deaths = [line for line in of_slurm if DEATH.search(line)]  # of tasks that had no time for a line
     if not told and not deaths:
         sys.stderr.writelines(lost[:1])
     told += [] if told else deaths or lost or of_slurm

@@ -1,0 +1,161 @@
+"""`dvc repro` in a job of two nodes: the bytes of a run without Slurm, whatever dies, and however often time ends."""
+
+import shlex
+import shutil
+import subprocess
+from contextlib import suppress
+
+import psutil
+import pytest
+from ruamel.yaml import YAML
+
+from tests.cluster.slurm import NODES
+from tests.paths import ROOT
+from tests.processes import until
+from tests.test_pipeline import Repository, new_repository
+
+SPREAD = ("prepare", "train_varnet", "cache_varnet", "train_rcan")
+OUTS = ("data/images.zarr", "data/varnet.zarr", "data/reconstructions", "models", "metrics/curves", "metrics/tables")
+LONG = 1200  # seconds that a loaded machine may take for a pipeline
+EPOCHS = 40
+
+
+class Job:
+    """A batch script of a workspace, its log, and Slurm's commands about it."""
+
+    def __init__(self, slurm, repository, command, nodes=2):
+        self.slurm, self.log = slurm, repository.folder.parent / "job.log"
+        script = repository.folder.parent / "job.sh"
+        script.write_text(f"#!/bin/sh\nexec python -m frost job {command}\n")
+        environment = repository.environment() | {"SLURM_CONF": slurm.environment["SLURM_CONF"]}
+        options = (f"--nodes={nodes}", "--ntasks-per-node=1", "--requeue", "--open-mode=append", f"--output={self.log}")
+        words = ("sbatch", "--parsable", "--exclusive", *options, f"--chdir={repository.folder}", script)
+        self.number = slurm.run(*words, env=environment).strip()
+
+    def fact(self, name):
+        said = self.slurm.run("scontrol", "--oneliner", "show", "job", self.number)
+        return next(word.partition("=")[2] for word in said.split() if word.startswith(f"{name}="))
+
+    def end(self):
+        """Wait for it; its exit status, and what it wrote."""
+        until(lambda: self.fact("JobState") in ("COMPLETED", "FAILED", "CANCELLED"), LONG)
+        return int(self.fact("ExitCode").partition(":")[0]), self.said()
+
+    def said(self):
+        return self.log.read_text() if self.log.exists() else ""
+
+    def stop(self):
+        """What Slurm does before a time limit, by `--signal=B:TERM@120`; then wait until it runs again."""
+        restarts = int(self.fact("Restarts"))
+        self.slurm.run("scancel", "--batch", "--signal=TERM", self.number)
+        until(lambda: int(self.fact("Restarts")) > restarts or self.fact("JobState") in ("COMPLETED", "FAILED"), LONG)
+        self.begin_at_once()
+
+    def begin_at_once(self):
+        """Slurm lets a job that is queued again wait for two minutes; not here."""
+        with suppress(subprocess.CalledProcessError):  # it runs already
+            self.slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
+
+    def step(self):
+        """The number of the step that runs now."""
+        found = self.slurm.run("squeue", "--noheader", "--steps", f"--jobs={self.number}", "--format=%i %j")
+        return next((line.split()[0] for line in found.splitlines() if line.split()[1].startswith(SPREAD)), None)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The pipeline without Slurm, by two processes: its training of stage 2 is long enough to be stopped."""
+    folder = tmp_path_factory.mktemp("alone") / "repository"
+    folder.mkdir()
+    repository = new_repository(folder)
+    repository.params(train_rcan__fit__epochs=EPOCHS)
+    repository.commit()
+    repository.run("dvc", "repro", PET_NPROC_PER_NODE="2")
+    return repository
+
+
+@pytest.fixture
+def fresh(alone, tmp_path):
+    """A clone of its files, with nothing computed."""
+    alone.git("clone", "--quiet", alone.folder, tmp_path / "repository")
+    return Repository(tmp_path / "repository")
+
+
+def states(repository):
+    """The saved states of trainings, each with the time of its last epoch."""
+    store = repository.folder / ".dvc" / "frost-store"
+    return {file: file.stat().st_mtime_ns for file in store.glob("training/*/state")}
+
+
+def processes_of_node(name):
+    """The processes of its tasks. They know it by a variable."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("SLURMD_NODENAME") == name and "SLURM_STEP_ID" in process.environ():
+                yield process
+
+
+def test_a_batch_script_spreads_over_both_nodes_to_the_same_bytes(slurm, alone, fresh):
+    status, said = Job(slurm, fresh, "dvc repro").end()
+    assert status == 0, said
+    for stage in SPREAD:
+        assert f"\n{stage}: on 2 nodes, PET_NPROC_PER_NODE=1\n" in said
+    for out in OUTS:
+        assert fresh.digest(out) == alone.digest(out), out
+    for file in ("metrics/evaluate.json", "dvc.yaml"):
+        assert (fresh.folder / file).read_bytes() == (alone.folder / file).read_bytes()
+    assert "slurm" not in (fresh.folder / "dvc.lock").read_text().lower()
+
+
+def test_a_time_limit_a_killed_step_and_a_dead_node_lose_nothing(slurm, alone, fresh):
+    """In the training of stage 2, one after the other; a run that is stopped leaves no lock of DVC behind."""
+    job = Job(slurm, fresh, "dvc repro")
+    until(lambda: len(states(fresh)) == 1 and "train_rcan: " in job.said(), LONG)
+    job.stop()
+    said = job.said()
+    assert "\nstopped: the state of epoch " in said and f"stopped by SIGTERM: job {job.number} is queued again" in said
+    assert not any(word in (fresh.folder / ".dvc/tmp/rwlock").read_text() for word in ("pid", "cmd"))
+
+    before = states(fresh)
+    until(lambda: states(fresh) != before, LONG)
+    slurm.run("scancel", "--signal=KILL", job.step())
+    status, said = job.end()
+    assert status == 255 and len([line for line in said.splitlines() if line.startswith("error: ")]) == 1, said
+    assert "\nerror: train_rcan: " in said and "Run it again: what was finished is kept\n" in said
+
+    before = states(fresh)
+    job = Job(slurm, fresh, "dvc repro")
+    until(lambda: states(fresh) != before, LONG)
+    slurm.kill_node(NODES[1])
+    for process in processes_of_node(NODES[1]):
+        process.kill()
+    until(lambda: slurm.nodes()[NODES[1]].startswith("down") or job.fact("JobState") == "FAILED", LONG)
+    slurm.start_node(NODES[1])
+    until(lambda: set(slurm.nodes().values()) == {"idle"} or job.fact("Restarts") == "1", LONG)
+    job.begin_at_once()
+    if job.end()[0]:  # the stage ended before Slurm knew that the node is dead
+        job = Job(slurm, fresh, "dvc repro")
+    status, said = job.end()
+    assert status == 0, said
+    assert all(fresh.digest(out) == alone.digest(out) for out in OUTS)
+
+
+def test_a_training_survives_ten_time_limits(slurm, alone, tmp_path):
+    """With the weights of an undisturbed one. One process and the stage alone, as these take the least time."""
+    shutil.copytree(alone.folder, tmp_path / "repository", symlinks=True)
+    repository = Repository(tmp_path / "repository")
+    stage = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]["train_rcan"]
+    repository.params(train_rcan__fit__epochs=3000)
+    job = Job(slurm, repository, stage["cmd"], nodes=1)
+    for _ in range(10):
+        before = states(repository)
+        until(lambda: states(repository) != before, LONG)  # noqa: B023
+        job.stop()
+    assert job.fact("Restarts") == "10" and job.said().count("\nstopped: the state of epoch ") == 10
+    repository.params(train_rcan__fit__epochs=3000)
+    status, said = job.end()
+    assert status == 0, said
+    disturbed = repository.digest("models/rcan", "metrics/curves")
+    shutil.rmtree(repository.folder / ".dvc" / "frost-store" / "train_rcan")
+    repository.run(*shlex.split(stage["cmd"]))
+    assert repository.digest("models/rcan", "metrics/curves") == disturbed

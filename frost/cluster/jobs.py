@@ -7,7 +7,6 @@ at any time, as the jobs are found again by their records.
 
 import heapq
 import math
-import os
 import shlex
 import sys
 import time
@@ -69,25 +68,26 @@ def make_network(root: Path, stage: str, facts: Mapping[str, Any]) -> str:
 
 
 def run_stage(stage: str) -> NoReturn:
-    """Become `srun` of a stage that keeps nothing in the store: it runs on a node while this process waits.
+    """Run a stage that keeps nothing in the store on a node, by `srun`, and end as it ends.
 
-    An interruption ends it. The next run begins it anew, as it would here.
+    It ends with this process. The next run begins it anew, as it would here.
     """
     try:
         params = cluster_params(stage)
+        words = [f"--job-name=frost-{stage}", *params.requests()]
+        sys.exit(slurm.run([*words, sys.executable, "-m", f"stages.{stage}", *sys.argv[1:]], without=EXECUTOR))
     except InputError as error:
         fail(str(error))
-    words = ["--quiet", "--quit-on-interrupt", "--input=none", f"--job-name=frost-{stage}", *params.requests()]
-    own = {name: value for name, value in slurm.environment().items() if name != EXECUTOR}
-    try:
-        os.execvpe("srun", ["srun", *words, sys.executable, "-m", f"stages.{stage}", *sys.argv[1:]], own)
-    except FileNotFoundError:
-        fail(slurm.MISSING.format("srun"))
 
 
 def processes(params: ClusterParams) -> int:
     """How many processes a training is, or the pass of a frozen network in one task."""
     return max(1, params.gpus)
+
+
+def is_training(stage: str) -> bool:
+    """Whether a stage makes one entry in hours, and tells of its epochs meanwhile."""
+    return stage.startswith("train_")
 
 
 def balanced(sizes: Mapping[str, int], volumes: int, limit: int) -> list[list[str]]:
@@ -119,7 +119,7 @@ def _submitted(job: Job, options: Sequence[str], log: str, what: str) -> Job:
 def _have_made(store: Store, stage: str, keys: set[str], submit: Callable[[set[str]], Job]) -> None:
     """Return once the store has these entries. Jobs that make some of them are joined, for the rest some submitted."""
     missing, mine = keys - store.keys(stage), list[Job]()
-    with Progress(stage, len(keys), len(keys) - len(missing)) as progress:
+    with Progress(stage, len(keys), len(keys) - len(missing), shown=not is_training(stage)) as progress:
         while missing:
             with store.lock(f"jobs-{stage}"):  # so that two runs at one time do not submit the same
                 jobs = [job for job in living(store, stage) if job.keys & missing]
@@ -138,7 +138,7 @@ def _have_made(store: Store, stage: str, keys: set[str], submit: Callable[[set[s
 
 def _wait(store: Store, stage: str, missing: set[str], jobs: Sequence[Job], progress: Progress) -> set[str]:
     """Wait until the store has what is missing, or these jobs are gone; gives what it lacks then."""
-    lines = [_Lines(job.log(0)) for job in jobs if len(job.keys) == 1 and stage.startswith("train")]
+    lines = [_Lines(stage, job.log(0)) for job in jobs if is_training(stage)]
     pause, looks, reason = PAUSES[0], LATE[0], ""
     while True:
         found = missing & store.keys(stage)
@@ -178,13 +178,14 @@ def _reason(waiting: Sequence[slurm.Queued]) -> str:
 
 
 class _Lines:
-    """What a training writes from now on, on the terminal of whoever waits for it."""
+    """What a training tells of its course from now on, on the terminal of whoever waits for it."""
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
+    def __init__(self, stage: str, log: Path) -> None:
+        self.stage, self.log = stage, log
         self.read = log.stat().st_size if log.exists() else 0
 
     def relay(self) -> None:
+        """Write what is new. Not its last line: who waits says how it ended."""
         if not self.log.exists():
             return
         with self.log.open("rb") as opened:
@@ -192,7 +193,8 @@ class _Lines:
             text, end, _ = opened.read().rpartition(b"\n")
         self.read += len(text) + len(end)
         for line in text.decode(errors="replace").splitlines():
-            tell(line)
+            if line.startswith(self.stage):
+                tell(line)
 
 
 def _end_if_hopeless(stage: str, n_keys: int, missing: set[str], jobs: Sequence[Job]) -> None:

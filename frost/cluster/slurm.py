@@ -6,10 +6,14 @@ None of it needs accounting (`sacct`), which many clusters lack.
 import os
 import re
 import subprocess
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from threading import Thread
 from typing import NamedTuple
 
 from frost.errors import InputError
+from frost.pipeline.ending import end_if_orphaned
 
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # where Slurm is; the rest tells of the job around this one
 MISSING = "{}: no such program; a login node of a Slurm cluster has it"
@@ -42,6 +46,45 @@ def call(*command: str, stdin: str = "") -> str:
         words = [re.sub(r"^\w+: (error|fatal): ", "", line).strip() for line in done.stderr.splitlines()]
         raise InputError(f"{command[0]}: {'; '.join(filter(None, words)) or f'exit status {done.returncode}'}")
     return done.stdout
+
+
+def run(command: Sequence[str], without: str) -> int:
+    """`srun` with these options and the command behind them; gives its exit status. It ends with this process.
+
+    Raises InputError where Slurm has ended it, or has not begun. Errors of the command itself are on stderr.
+
+    without: a variable that the command is not to have
+    """
+    own = {name: value for name, value in environment().items() if name != without}
+    words = ["srun", "--kill-on-bad-exit=1", "--input=none", *command]
+    try:  # in a session of its own, so that Ctrl-C comes to it once, from here
+        srun = subprocess.Popen(words, env=own, stderr=subprocess.PIPE, errors="replace", start_new_session=True)
+    except FileNotFoundError:
+        raise InputError(MISSING.format("srun")) from None
+    told, of_slurm = list[str](), list[str]()
+    reader = Thread(target=_relay, args=(srun.stderr, told, of_slurm), daemon=True)
+    reader.start()
+    try:
+        while srun.poll() is None:
+            end_if_orphaned()
+            with suppress(subprocess.TimeoutExpired):
+                srun.wait(timeout=1)
+    finally:
+        srun.terminate()
+    reader.join()
+    if srun.returncode and not any(line.startswith(("error: ", "stopped: ", "Traceback")) for line in told):
+        raise InputError(f"srun: {'; '.join(of_slurm) or f'exit status {srun.returncode}'}")
+    return srun.returncode if srun.returncode >= 0 else 128 - srun.returncode
+
+
+def _relay(lines: Iterable[str], told: list[str], of_slurm: list[str]) -> None:
+    """Write on what the command says, and what Slurm says but errors, which follow from those of the command."""
+    for line in lines:
+        if found := re.match(r"(?:srun|slurmstepd\S*): error: (.*)", line):
+            of_slurm.append(found[1].strip(" *"))
+        else:
+            told.append(line)
+            sys.stderr.write(line)
 
 
 def submit(script: str, *options: str) -> str:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code, stopped = _run(job, store, keys, Path(scratch))
     missing = [key for key in keys if not store.has(job.stage, key)]
     if not missing:
-        sys.stderr.write(f"{job.stage}: the store has all {len(keys)} entries of this task\n")
+        sys.stderr.write(f"all {len(keys)} entries of this task of {job.stage} are in the store\n")
     elif stopped and job.stage in OUTS:
         _go_on(job, _states(store, keys) != before)
     elif code == 0:

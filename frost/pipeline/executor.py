@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from frost.errors import InputError
 
@@ -17,6 +17,7 @@ MODULES = {"slurm": "frost.cluster.jobs"}
 SHARE = "FROST_SHARE"  # of a process in a job: a file with the keys of the entries that it is to make, a line each
 
 
+@runtime_checkable
 class Executor(Protocol):
     """What a stage may leave to others. Each returns once the store at `root` has the entries."""
 

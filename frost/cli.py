@@ -508,6 +508,31 @@ def job(command: Annotated[list[str], typer.Argument(help="what to run, with its
     sys.exit(run_job(command))
 
 
+@app.command()
+def sweep(
+    set_param: Annotated[list[str], typer.Option("-S", "--set-param", help="as of `dvc exp run --queue`: KEY=1,2,3")],
+    name: Annotated[str, typer.Option("-n", "--name", help="what the names of the experiments begin with")] = "",
+    jobs: Annotated[int | None, typer.Option("-j", "--jobs", help="how many at a time; default: 1 here", min=1)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the experiments and run none")] = False,
+) -> None:
+    """Run an experiment for every choice of params, each in a clone of its own; `dvc exp show` then has them all.
+
+    They start from the last commit and share DVC's cache and the store, so that nothing is computed twice. Those that
+    are there already are kept: the same line again goes on.
+
+    Example: frost sweep -S train_rcan.fit.seed=0,1,2 -S 'train_rcan.network.features=32,64' -j 2
+    """
+    from frost.cluster.sweep import plan, sweep
+
+    if not dry_run:
+        sweep(set_param, name, jobs)
+        return
+    planned, there = plan(set_param, name)
+    for one in planned.experiments:
+        words = " ".join(f"-S {word}" for word in one.words)
+        typer.echo(f"{one.name}: {words}{' (is there)' if one.name in there else ''}")
+
+
 def _end_with(failed: list[str], what: str) -> NoReturn:
     """A line for each volume that failed, and exit status 1."""
     for line in failed:

@@ -50,7 +50,7 @@ def end_on_signals(advice: str) -> None:
             return
         for one in SIGNALS:
             signal.signal(one, signal.SIG_IGN)
-        _end_children()
+        end_children()
         if rank() == 0:
             start = "\n" if os.isatty(2) else ""  # after a progress bar, or the terminal's ^C
             with suppress(OSError):
@@ -70,7 +70,7 @@ def heeded_signals() -> list[signal.Signals]:
     return [one for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN]
 
 
-def _end_children() -> None:
+def end_children() -> None:
     """Parents first, so that none finds its own child dead. The tracker of semaphores ends last, by itself."""
     children = []
     for child in psutil.Process().children(recursive=True):

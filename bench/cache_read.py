@@ -116,7 +116,7 @@ def time_slices(folder: Path, n_volumes: int, rounds: int) -> dict[str, float]:
     arrays = [split[f"v{v}"] for v in range(n_volumes)]
     maps = [np.load(folder / f"v{v}.npy", mmap_mode="r") for v in range(n_volumes)]
     files = [h5py.File(folder / f"v{v}.h5", "r") for v in range(n_volumes)]
-    by_zarr = [ByZarr(array.folder, array.shape, array.attributes) for array in arrays]
+    by_zarr = [ByZarr(**vars(array)) for array in arrays]
     readers: dict[str, Read] = {
         "frost": lambda v, i: arrays[v].read(i),
         "numpy memmap": lambda v, i: np.array(maps[v][i, :2]),
@@ -164,8 +164,8 @@ class Unchecked(Dataset[dict[str, Any]]):
 def pairs_of(folder: Path, reader: type[VolumeArray] = VolumeArray) -> PairDataset:
     """The two caches as stage 2 reads them, or would by another reader."""
     pairs = PairDataset(folder / "images", folder / "varnet", ["varnet", "grappa"])
-    for arrays in (pairs._images, pairs._varnet):
-        arrays.update({name: reader(array.folder, array.shape, array.attributes) for name, array in arrays.items()})
+    for cache in ("_images", "_varnet"):
+        setattr(pairs, cache, {name: reader(**vars(array)) for name, array in getattr(pairs, cache).items()})
     return pairs
 
 

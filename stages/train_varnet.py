@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accelerate.utils import set_seed
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     train, val = (read_index(paths.index / f"{split}.json") for split in ("train", "val"))
     store = Store(store_root())
 
-    def network(volumes: list[Volume], progress: str, on_epoch: Callable[[History], None]) -> Entry | None:
+    def network(volumes: Sequence[Volume], progress: str, on_epoch: Callable[[History], None]) -> Entry | None:
         def training(folder: Path, state: Path) -> None:
             set_seed(params.fit.seed)
             start, history = beginning(params), History()

@@ -94,7 +94,7 @@ class Workspace:
 
 def measure(work: Workspace, seed: int) -> dict[str, Any]:
     """SSIM of VarNet's images and of stage 2 on them, for one K, budget and seed of stage 2."""
-    train = work.index["train"]
+    train = list(work.index["train"])
     parts = [[volume for volume in train if fold_of(volume.patient, work.k) != fold] for fold in range(work.k)]
     parts = [train, *(parts if work.k > 1 else [])]
     whole = len(train) * work.epochs  # volumes seen in the default's training

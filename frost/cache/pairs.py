@@ -1,6 +1,11 @@
 """Training pairs from the two caches: the frozen network's image beside the other images of a slice."""
 
+import hashlib
+import json
+import math
 import re
+from array import array
+from bisect import bisect_right
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,8 @@ from torch.utils.data import Dataset
 from frost.cache.slices import VolumeArray
 from frost.errors import InputError
 
+SAME = ("identity", "mask")  # of a volume in both caches
+
 
 class PairDataset(Dataset[dict[str, Any]]):
     """The slices of one split, from both caches: `images` (made by `prepare`), `varnet` (by `cache_varnet`).
@@ -20,10 +27,10 @@ class PairDataset(Dataset[dict[str, Any]]):
     `inputs` are names of channels: `varnet`, `grappa`, `sense`, `zero_filled`. With an offset, `varnet-1` or
     `varnet+1`, a channel of the neighbouring slice; beyond either end of a volume, of the slice at that end.
 
-    An item is a dict of `inputs` float32 (channel, y, x), `target` float32 (y, x), `maximum` (see
-    `data_range`), both only where the volume has a target, `index`, `slice`, `name`, `patient`. `need_target`
-    leaves out volumes without one. Nothing here opens a scan, and no file stays open: each DataLoader worker
-    reads what it needs.
+    An item is a dict of `inputs` float32 (channel, y, x), `target` float32 (y, x), `maximum`, which is L of SSIM: the
+    `max` that the file of the volume gives, else that of its target; both only where the volume has a target, `index`,
+    `slice`, `name`, `patient`. `need_target` leaves out volumes without one. Nothing here opens a scan, and no file
+    stays open: each DataLoader worker reads what it needs.
 
     Raises InputError where the caches are not of the same volumes, of the same scans, under the same masks.
     """
@@ -31,31 +38,54 @@ class PairDataset(Dataset[dict[str, Any]]):
     def __init__(self, images: Path, varnet: Path, inputs: Sequence[str], need_target: bool = True) -> None:
         from frost.cache.shards import open_split  # here: a data loader's process, which unpickles this, needs no zarr
 
-        self._images, self._varnet = open_split(images), open_split(varnet)
-        _check_same(images, varnet, self._images, self._varnet)
+        scans = {images: array("Q"), varnet: array("Q")}
+        patients: list[str] = []
+        given = array("d")
+
+        def note(name: str, attributes: Mapping[str, Any]) -> None:
+            scans[images].append(_scan(attributes))
+            patients.append(attributes.get("patient", name))
+            maximum = attributes.get("maximum")
+            given.append(math.nan if maximum is None else float(maximum))
+
+        self._images = open_split(images, note)
+        self._varnet = open_split(varnet, lambda name, attributes: scans[varnet].append(_scan(attributes)))
+        _check_same(images, varnet, self._images, self._varnet, [a == b for a, b in zip(*scans.values())])
         self.channels = tuple(inputs)
         self._channels = [parse_channel(name) for name in inputs]
-        self.names = [name for name in self._images if not need_target or self.has_target(name)]
+        rows = [(row, name) for row, name in enumerate(self._images) if not need_target or self.has_target(name)]
+        self.names = [name for _, name in rows]
+        self._patients = [patients[row] for row, _ in rows]
+        self._given = array("d", [given[row] for row, _ in rows])  # the `max` of a file, nan where it has none
+        self._first = array("Q", [0])  # of each volume its first index
         for name in self.names:
             for channel, _ in self._channels:
                 self._array(name, channel).position(channel)
-        self._places = [(name, i) for name in self.names for i in range(len(self._images[name]))]
-        #: (y, x) of every slice: what `ShapeBatches` groups by
-        self.shapes: list[tuple[int, ...]] = [self._images[name].shape[2:] for name, _ in self._places]
+            self._first.append(self._first[-1] + len(self._images[name]))
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """(y, x) of every slice: what `ShapeBatches` groups by."""
+        arrays = (self._images[name] for name in self.names)
+        return [shape for one in arrays for shape in [one.shape[2:]] * len(one)]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return self._first[-1]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        name, i = self._places[index]
-        inputs, image = self._read(name, i)
-        array = self._images[name]
+        if not 0 <= index < len(self):
+            raise IndexError(f"slice {index} of {len(self)}")
+        row = bisect_right(self._first, index) - 1
+        name, i = self.names[row], index - self._first[row]
+        images = self._images[name]
+        inputs, image = self._read(images, self._varnet[name], i)
         item = {"inputs": torch.from_numpy(inputs), "index": index, "slice": i, "name": name}
-        item["patient"] = array.attributes.get("patient", name)
-        if self.has_target(name):
-            image = array.read(i) if image is None else image
-            item["target"] = torch.from_numpy(image[array.position("target")].copy())
-            item["maximum"] = data_range(array)
+        item["patient"] = self._patients[row]
+        if "target" in images.channels:
+            image = images.read(i) if image is None else image
+            item["target"] = torch.from_numpy(image[images.position("target")].copy())
+            given = self._given[row]
+            item["maximum"] = images.maximum("target") if math.isnan(given) else given
         return item
 
     def set_epoch(self, epoch: int) -> None:
@@ -63,14 +93,14 @@ class PairDataset(Dataset[dict[str, Any]]):
 
     def inputs(self, name: str, i: int) -> Float[np.ndarray, "channel y x"]:
         """The inputs alone, for slice `i` of volume `name`."""
-        return self._read(name, i)[0]
+        return self._read(self._images[name], self._varnet[name], i)[0]
 
     def volume(self, name: str) -> dict[str, Float[np.ndarray, "slice y x"]]:
         """All that both caches hold of a volume, by channel."""
         read: dict[str, np.ndarray] = {}
-        for array in (self._images[name], self._varnet[name]):
-            slices = np.stack([array.read(i) for i in range(len(array))], axis=1)
-            read |= dict(zip(array.channels, slices))
+        for one in (self._images[name], self._varnet[name]):
+            slices = np.stack([one.read(i) for i in range(len(one))], axis=1)
+            read |= dict(zip(one.channels, slices))
         return read
 
     def facts(self, name: str) -> dict[str, Any]:
@@ -113,17 +143,16 @@ class PairDataset(Dataset[dict[str, Any]]):
     def _array(self, name: str, channel: str) -> VolumeArray:
         return (self._varnet if channel == "varnet" else self._images)[name]
 
-    def _read(self, name: str, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read(self, images: VolumeArray, varnet: VolumeArray, i: int) -> tuple[np.ndarray, np.ndarray | None]:
         """The inputs, and the same slice of `images` where they needed it: each chunk is read once."""
-        images = self._images[name]
         inputs = np.empty((len(self._channels), *images.shape[2:]), np.float32)
         chunks: dict[tuple[bool, int], np.ndarray] = {}
         for row, (channel, offset) in enumerate(self._channels):
-            array = self._array(name, channel)
-            place = (array is images, min(max(i + offset, 0), len(images) - 1))
+            one = varnet if channel == "varnet" else images
+            place = (one is images, min(max(i + offset, 0), len(images) - 1))
             if place not in chunks:
-                chunks[place] = array.read(place[1])
-            inputs[row] = chunks[place][array.position(channel)]
+                chunks[place] = one.read(place[1])
+            inputs[row] = chunks[place][one.position(channel)]
         return inputs, chunks.get((True, i))
 
 
@@ -155,12 +184,6 @@ def _range(values: Sequence[float]) -> list[float]:
     return [round(min(values), 4), round(max(values), 4)]
 
 
-def data_range(array: VolumeArray) -> float:
-    """L of SSIM for a volume of `images`: the `max` that its file gives, else that of its target."""
-    given = array.attributes.get("maximum")
-    return array.maximum("target") if given is None else float(given)
-
-
 def parse_channel(name: str) -> tuple[str, int]:
     """`varnet-1` is channel `varnet` of the slice before."""
     match = re.fullmatch(r"([a-z_]+)([+-]\d+)?", name)
@@ -169,14 +192,30 @@ def parse_channel(name: str) -> tuple[str, int]:
     return match[1], int(match[2] or 0)
 
 
-def _check_same(images: Path, varnet: Path, left: Mapping[str, VolumeArray], right: Mapping[str, VolumeArray]) -> None:
-    for name in sorted(set(left) ^ set(right)):
+def _scan(attributes: Mapping[str, Any]) -> int:
+    """A number by which scan and mask of two volumes are compared without keeping either."""
+    words = json.dumps([attributes.get(key) for key in SAME], sort_keys=True)
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big")
+
+
+def _check_same(
+    images: Path,
+    varnet: Path,
+    left: Mapping[str, VolumeArray],
+    right: Mapping[str, VolumeArray],
+    agree: Sequence[bool],
+) -> None:
+    """Raise InputError where the caches are not of the same scans; agree: whether `_scan` is the same, by volume."""
+    if list(left) != list(right):
+        name = min(set(left) ^ set(right))
         here, there = (images, varnet) if name in left else (varnet, images)
         raise InputError(f"{here / name}: this volume is not in {there}: run `dvc repro`")
-    for name in left:
+    for name, same in zip(left, agree):
         a, b = left[name], right[name]
-        for key in ("identity", "mask"):
-            if a.attributes.get(key) != b.attributes.get(key):
-                raise InputError(f"{varnet / name}: its {key} is not that of {images / name}: run `dvc repro`")
+        if not same:
+            theirs, others = a.attributes, b.attributes
+            for key in SAME:
+                if theirs.get(key) != others.get(key):
+                    raise InputError(f"{varnet / name}: its {key} is not that of {images / name}: run `dvc repro`")
         if (len(a), *a.shape[2:]) != (len(b), *b.shape[2:]):
             raise InputError(f"{varnet / name}: its shape {b.shape} does not fit that of {images / name}, {a.shape}")

@@ -146,7 +146,7 @@ def unknown_to(network: Path, volumes: Sequence[Volume]) -> list[Volume]:
 
 
 def _key_of_stage_one(params: TrainVarNetParams, index: Index) -> str:
-    depends = facts(params, list(index["train"]), list(index["val"]))
+    depends = facts(params, index["train"], index["val"])
     return entry_key("train_varnet", {**depends, "processes": 1})
 
 

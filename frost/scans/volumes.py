@@ -1,9 +1,11 @@
 """What the index knows of one volume. Without torch, whose import takes seconds."""
 
 import os
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, overload
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
@@ -70,6 +72,39 @@ class Volume(Params):
         return self.model_dump(mode="json", exclude={"split"})
 
 
+class Volumes(Sequence[Volume]):
+    """Records of the index as the JSON that they are in its file: a seventh of the memory of the objects.
+
+    A record is made anew each time that it is wanted. A data loader's processes have all of those they train on.
+    """
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        self._first = array("Q", [0])  # of each record the first byte
+        text = bytearray()
+        for line in lines:
+            text += line
+            self._first.append(len(text))
+        self._text = bytes(text)
+
+    def __len__(self) -> int:
+        return len(self._first) - 1
+
+    @overload
+    def __getitem__(self, i: int) -> Volume: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Volume]: ...
+    def __getitem__(self, i: int | slice) -> Volume | Sequence[Volume]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        k = range(len(self))[i]
+        return Volume.model_validate_json(self._text[self._first[k] : self._first[k + 1]])
+
+    @classmethod
+    def of(cls, volumes: Iterable[Volume]) -> "Volumes":
+        """These, one after the other."""
+        return cls(volume.model_dump_json().encode() for volume in volumes)
+
+
 def write_index(folder: Path, index: Mapping[Split, Sequence[Volume]]) -> None:
     """`train.json`, `val.json`, `test.json`: JSON lists, one volume a line, so that a diff is readable."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,10 +115,14 @@ def write_index(folder: Path, index: Mapping[Split, Sequence[Volume]]) -> None:
         fresh.replace(folder / f"{split}.json")
 
 
-def read_index(file: Path) -> list[Volume]:
+def read_index(file: Path) -> Volumes:
     """The volumes of one split. Raises InputError where the file is missing or is not an index."""
     try:
-        return TypeAdapter(list[Volume]).validate_json(file.read_bytes())
+        text = file.read_bytes()
+        if text.startswith(b"[\n") and text.endswith(b"\n]\n"):
+            with suppress(ValidationError):  # then not as `write_index` writes it, or wrong
+                return Volumes(_valid(line) for line in text[2:-3].split(b",\n"))
+        return Volumes.of(TypeAdapter(list[Volume]).validate_json(text))
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; the stage `index` makes it") from None
     except ValidationError as error:
@@ -92,3 +131,8 @@ def read_index(file: Path) -> list[Volume]:
         raise InputError(
             f"{file}: not an index: {where or 'file'}: {first['msg']}; `dvc repro index` makes it"
         ) from None
+
+
+def _valid(line: bytes) -> bytes:
+    Volume.model_validate_json(line)
+    return line

@@ -1,18 +1,11 @@
 """Batches of one shape, shared out among processes and steps: the same training on any number of them."""
 
+from array import array
 from collections.abc import Hashable, Iterator, Sequence
-from typing import NamedTuple
+from itertools import pairwise
 
 import numpy as np
 from torch.utils.data import Sampler
-
-
-class Step(NamedTuple):
-    """What all processes together do at once."""
-
-    slices: list[int]
-    n_in_update: int
-    ends_update: bool
 
 
 class ShapeBatches(Sampler[list[int]]):
@@ -36,48 +29,63 @@ class ShapeBatches(Sampler[list[int]]):
     ) -> None:
         self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
         self.rank, self.world, self.accumulate = rank, world, accumulate
-        self.buckets: dict[Hashable, list[int]] = {}  # in the order in which shapes first appear
+        self._n_at_once = batch_size * world
+        buckets: dict[Hashable, array[int]] = {}  # in the order in which shapes first appear
         for index, shape in enumerate(shapes):
-            self.buckets.setdefault(shape, []).append(index)
+            buckets.setdefault(shape, array("q")).append(index)
+        self._buckets = [np.asarray(bucket) for bucket in buckets.values()]
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the epochs to come."""
+        """Choose the order of the epochs to come.
+
+        Kept as arrays of numbers, as there may be millions of steps: all slices, those of an update together; of each
+        update, in their order, where it begins among them, how many it has, and its first step.
+        """
         random = np.random.default_rng((self.seed, epoch))
-        a_step = self.batch_size * self.world
-        updates: list[list[int]] = []
-        for bucket in self.buckets.values():
-            updates += _parts(random.permutation(bucket).tolist() if self.shuffle else bucket, a_step * self.accumulate)
+        size = self._n_at_once * self.accumulate
+        buckets = [random.permutation(bucket) if self.shuffle else bucket for bucket in self._buckets]
+        self._slices = np.concatenate([np.empty(0, np.int64), *buckets])
+        ends = np.cumsum([0, *map(len, buckets)])
+        begins = [np.arange(first, last, size) for first, last in pairwise(ends)]
+        sizes = [np.minimum(size, last - begin) for begin, last in zip(begins, ends[1:])]
+        self._begin, self._size = (np.concatenate([np.empty(0, np.int64), *parts]) for parts in (begins, sizes))
+        self.n_updates = len(self._begin)
         if self.shuffle:
-            updates = [updates[i] for i in random.permutation(len(updates))]
-        self.n_updates = len(updates)
-        self._steps: list[Step] = []
-        for update in updates:
-            steps = _parts(update, a_step)
-            self._steps += [Step(slices, len(update), slices is steps[-1]) for slices in steps]
+            order = random.permutation(self.n_updates)
+            self._begin, self._size = self._begin[order], self._size[order]
+        self._first_step = np.concatenate([[0], np.cumsum(-(-self._size // self._n_at_once))])
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return int(self._first_step[-1])
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self._steps:
-            yield self._share(step.slices) or step.slices[:1]
+        for step in range(len(self)):
+            slices = self._in_step(step)
+            yield self._share(slices) or slices[:1]
 
     def n_slices(self, step: int) -> int:
         """How many slices make up the update that a step belongs to, in all its steps and processes."""
-        return self._steps[step].n_in_update
+        return int(self._size[self._update(step)])
 
     def ends_update(self, step: int) -> bool:
         """Whether the weights move after this step."""
-        return self._steps[step].ends_update
+        return bool(self._first_step[self._update(step) + 1] == step + 1)
 
     def weight(self, step: int) -> float:
         """1, or 0 for a process that has no slice of its own in this step."""
-        return float(bool(self._share(self._steps[step].slices)))
+        return float(bool(self._share(self._in_step(step))))
+
+    def _update(self, step: int) -> int:
+        return int(np.searchsorted(self._first_step, step, side="right")) - 1
+
+    def _in_step(self, step: int) -> list[int]:
+        """What all processes together take in a step."""
+        update = self._update(step)
+        done = (step - self._first_step[update]) * self._n_at_once
+        begin, n = self._begin[update] + done, min(self._n_at_once, self._size[update] - done)
+        slices: list[int] = self._slices[begin : begin + n].tolist()
+        return slices
 
     def _share(self, slices: list[int]) -> list[int]:
         return slices[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
-
-
-def _parts(indices: list[int], size: int) -> list[list[int]]:
-    return [indices[start : start + size] for start in range(0, len(indices), size)]

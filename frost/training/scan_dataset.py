@@ -1,6 +1,8 @@
 """Stage 1's training data: one slice of k-space at a time, masked, straight from the scanner's files."""
 
-from collections.abc import Sequence
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from frost.mri.coils import rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import Params
 from frost.scans.reader import VolumeReader
-from frost.scans.volumes import Volume
+from frost.scans.volumes import Volume, Volumes
 
 
 class ScanParams(Params):
@@ -38,30 +40,37 @@ class ScanDataset(Dataset[dict[str, Any]]):
     (h, w); `maximum`, the largest value of the target volume; and its `index`.
     """
 
-    def __init__(self, source: Path, volumes: Sequence[Volume], params: ScanParams | None, seed: int) -> None:
+    def __init__(self, source: Path, volumes: Iterable[Volume], params: ScanParams | None, seed: int) -> None:
         self.source, self.params, self.seed = source, params, seed
-        self.volumes = [volume for volume in volumes if volume.target != "none"]
-        self.slices = [(v, i) for v, volume in enumerate(self.volumes) for i in range(volume.n_slices)]
-        chosen = [self.volumes[v] for v, _ in self.slices]
-        #: what must agree within a batch, for every slice
-        self.shapes = [batch_shape(volume) for volume in chosen]
+        self.volumes = Volumes.of(volume for volume in volumes if volume.target != "none")
+        self._first = array("Q", [0])  # of each volume its first index
+        for volume in self.volumes:
+            self._first.append(self._first[-1] + volume.n_slices)
         # Shared memory, so that loader workers that live for the whole training see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._maxima: dict[int, float] = {}
 
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """What must agree within a batch, for every slice."""
+        kinds = ((batch_shape(volume), volume.n_slices) for volume in self.volumes)
+        return [shape for kind, n_slices in kinds for shape in [kind] * n_slices]
+
     def __len__(self) -> int:
-        return len(self.slices)
+        return self._first[-1]
 
     def set_epoch(self, epoch: int) -> None:
         """Tell it, and its copies in loader workers, which epoch the next items belong to."""
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        v, i = self.slices[index]
-        volume = self.volumes[v]
+        if not 0 <= index < len(self):
+            raise IndexError(f"slice {index} of {len(self)}")
+        v = bisect_right(self._first, index) - 1
+        volume, i = self.volumes[v], index - self._first[v]
         with VolumeReader(self.source, volume) as reader:
             kspace, mask, acs = reader.kspace(i), reader.mask(), reader.centre_lines()
-            target, maximum = reader.target(i), self._maximum(v, reader)
+            target, maximum = reader.target(i), self._maximum(v, volume, reader)
         assert target is not None
         if self.params is not None:
             draw = np.random.default_rng((self.seed, int(self._epoch), index))
@@ -81,10 +90,9 @@ class ScanDataset(Dataset[dict[str, Any]]):
         inputs = (kspace * mask, mask, acs)
         return {"inputs": inputs, "target": target, "maximum": maximum, "index": index}
 
-    def _maximum(self, v: int, reader: VolumeReader) -> float:
+    def _maximum(self, v: int, volume: Volume, reader: VolumeReader) -> float:
         """The file's `max`, or the largest value of its target: read once, slice by slice."""
         if v not in self._maxima:
-            volume = self.volumes[v]
             targets = (reader.target(i) for i in range(volume.n_slices))
             self._maxima[v] = volume.maximum or max(float(target.max()) for target in targets if target is not None)
         return self._maxima[v]

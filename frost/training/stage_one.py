@@ -1,5 +1,6 @@
 """What stage 1 starts from and depends on: fresh weights or somebody's, with or without a training."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -58,7 +59,7 @@ def beginning(params: TrainVarNetParams) -> Pretrained:
     return load_pretrained(Path(params.import_), params.memory)
 
 
-def facts(params: TrainVarNetParams, train: list[Volume], val: list[Volume]) -> dict[str, object]:
+def facts(params: TrainVarNetParams, train: Iterable[Volume], val: Iterable[Volume]) -> dict[str, object]:
     """What the network depends on; of imported weights their bytes, not their place."""
     depends: dict[str, object] = {}
     if params.import_ is not None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,11 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.core.buffer import cpu
+from zarr.errors import ZarrUserWarning
+from zarr.storage import MemoryStore
 
+from frost.cache import shards
 from frost.cache.shards import cache_faults, open_split, split_faults, write_root, write_split, write_volume
 from frost.cache.slices import INDEX, REPAIR, SHARD, VolumeArray
 from frost.errors import InputError
@@ -83,6 +88,48 @@ def test_zarr_reads_a_cache_from_its_root(split):
             assert array.attrs["name"] == name and list(array.attrs["channels"]) == ["varnet", "target"]
     index = zarr.open_group(split, mode="r", use_consolidated=True).metadata.consolidated_metadata
     assert tuple(index.metadata) == NAMES
+
+
+def test_the_index_is_the_text_that_zarr_makes_of_all_metadata_at_once(split):
+    """Ours is written a volume at a time; with the same attributes zarr-python writes these bytes."""
+    written = (split / INDEX).read_bytes()
+    held = {f"{name}/{INDEX}": cpu.Buffer.from_bytes((split / name / INDEX).read_bytes()) for name in NAMES}
+    zarr.create_group(memory := MemoryStore(held), attributes=json.loads(written)["attributes"])
+    with pytest.warns(ZarrUserWarning, match="Consolidated metadata"):
+        zarr.consolidate_metadata(memory)
+    assert held[INDEX].to_bytes() == written
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1000])
+def test_an_index_is_read_in_blocks_of_any_size(split, monkeypatch, block):
+    whole = {name: (array, array.attributes) for name, array in open_split(split).items()}
+    check = shards._check_digest
+    monkeypatch.setattr(shards, "_check_digest", lambda opened, file: None)  # wants its digest in the first block
+    monkeypatch.setattr(shards, "BLOCK", block)
+    noted = {}
+    again = open_split(split, noted.__setitem__)
+    assert {name: (array, array.attributes) for name, array in again.items()} == whole
+    assert {name: attributes for name, (_, attributes) in whole.items()} == noted
+    monkeypatch.setattr(shards, "_check_digest", check)
+
+
+def test_attributes_of_an_index_that_changed_are_never_those_of_another_volume(own):
+    array = open_split(own)[NAMES[1]]
+    shutil.rmtree(own / NAMES[0])
+    write_split(own)
+    with pytest.raises(InputError, match=r"zarr\.json: has changed since it was opened"):
+        array.attributes  # noqa: B018
+
+
+def test_a_data_loaders_process_gets_a_few_hundred_bytes_a_volume(tmp_path):
+    """Whatever the metadata hold: here 8 KB of attributes."""
+    write_volume(tmp_path / "v0", iter(pixels(0)), SHAPE[0], ("a", "b"), {"words": ["word"] * 1000})
+    for i in range(1, 100):
+        shutil.copytree(tmp_path / "v0", tmp_path / f"v{i}")
+    write_split(tmp_path)
+    split = open_split(tmp_path)
+    assert len(pickle.dumps(split)) < 100 * 200
+    assert pickle.loads(pickle.dumps(split))["v42"].attributes["words"] == ["word"] * 1000
 
 
 def test_xarray_opens_a_volume_with_the_names_of_its_dimensions(split):
@@ -307,7 +354,7 @@ def reseal(own, change):
     group = json.loads((own / INDEX).read_bytes())
     change(group["consolidated_metadata"]["metadata"])
     group["attributes"]["digest"] = "0" * 64
-    content = json.dumps(group).encode()
+    content = json.dumps(group, indent=2).encode()
     (own / INDEX).write_bytes(content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode(), 1))
 
 
@@ -399,8 +446,6 @@ def test_a_slice_and_a_channel_that_are_not_there(split):
 
 
 def test_an_array_can_be_sent_to_a_process(split):
-    import pickle
-
     array = pickle.loads(pickle.dumps(open_split(split)[NAMES[1]]))
     assert isinstance(array, VolumeArray)
     np.testing.assert_array_equal(array.read(2), pixels(1)[2])

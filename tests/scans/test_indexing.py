@@ -82,7 +82,7 @@ def test_index_does_not_depend_on_place_or_time(tmp_path, fastmri_source):
     for split in SPLITS:
         text = (tmp_path / "a" / f"{split}.json").read_text()
         assert text == (tmp_path / "b" / f"{split}.json").read_text() and str(tmp_path.parent) not in text
-        assert read_index(tmp_path / "a" / f"{split}.json") == index[split]
+        assert list(read_index(tmp_path / "a" / f"{split}.json")) == index[split]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from frost.mri.coils import rss
 from frost.mri.fourier import ifft2c
 from frost.mri.sampling import MaskRecord, draw_mask
 from frost.scans.reader import Box, VolumeReader
-from frost.scans.volumes import Volume, read_index, write_index
+from frost.scans.volumes import Volume, Volumes, read_index, write_index
 from tests.paths import SHARED
 
 REAL = SHARED / "real"
@@ -275,10 +275,23 @@ def test_data_outside_the_file_are_refused(scan, hide):
 def test_index_round_trip(tmp_path):
     volumes = [volume_of(name=f"v{i}", split="val", mask=IN_FILE if i else EQUISPACED) for i in range(3)]
     write_index(tmp_path / "index", {"train": [volume_of()], "val": volumes, "test": []})
-    assert read_index(tmp_path / "index" / "val.json") == volumes
-    assert read_index(tmp_path / "index" / "test.json") == []
+    assert list(read_index(tmp_path / "index" / "val.json")) == volumes
+    assert list(read_index(tmp_path / "index" / "test.json")) == []
     assert len((tmp_path / "index" / "val.json").read_text().splitlines()) == 5
     assert volumes[1].key == "val/v1"
+
+
+def test_an_index_in_any_spelling_is_read_and_kept_as_text(tmp_path):
+    volumes = [volume_of(patient="ü"), volume_of(name="b")]
+    lines = json.loads("[" + ",".join(volume.model_dump_json() for volume in volumes) + "]")
+    for indent in (None, 1):
+        (tmp_path / "train.json").write_text(json.dumps(lines, indent=indent))
+        read = read_index(tmp_path / "train.json")
+        assert list(read) == volumes and read[-1] == volumes[-1] and read[:1] == volumes[:1]
+    many = Volumes.of(volumes * 500)
+    assert len(pickle.dumps(many)) < 1000 * 600
+    with pytest.raises(IndexError):
+        many[1000]
 
 
 @pytest.mark.parametrize("text", ["", "[", "{}", '[{"name": "a"}]'])

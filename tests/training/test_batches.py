@@ -47,3 +47,10 @@ def test_unshuffled_slices_stay_in_order():
     batches = ShapeBatches([(8, 6)] * 3 + [(4, 4)] * 2, 2, seed=0, shuffle=False)
     batches.set_epoch(5)
     assert list(batches) == [[0, 1], [2], [3, 4]]
+
+
+def test_the_order_of_an_epoch_is_that_of_earlier_versions():
+    """A training that goes on from a saved state meets the slices in the order in which it left them."""
+    batches = ShapeBatches([(8, 6)] * 5 + [(4, 4)] * 4, 2, seed=7, shuffle=True, accumulate=2)
+    batches.set_epoch(3)
+    assert list(batches) == [[7, 8], [6, 5], [3, 0], [2, 4], [1]]

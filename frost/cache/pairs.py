@@ -38,19 +38,19 @@ class PairDataset(Dataset[dict[str, Any]]):
     def __init__(self, images: Path, varnet: Path, inputs: Sequence[str], need_target: bool = True) -> None:
         from frost.cache.shards import open_split  # here: a data loader's process, which unpickles this, needs no zarr
 
-        scans = {images: array("Q"), varnet: array("Q")}
+        scans, scans_of_varnet = array("Q"), array("Q")
         patients: list[str] = []
         given = array("d")
 
         def note(name: str, attributes: Mapping[str, Any]) -> None:
-            scans[images].append(_scan(attributes))
+            scans.append(_scan(attributes))
             patients.append(attributes.get("patient", name))
             maximum = attributes.get("maximum")
             given.append(math.nan if maximum is None else float(maximum))
 
         self._images = open_split(images, note)
-        self._varnet = open_split(varnet, lambda name, attributes: scans[varnet].append(_scan(attributes)))
-        _check_same(images, varnet, self._images, self._varnet, [a == b for a, b in zip(*scans.values())])
+        self._varnet = open_split(varnet, lambda name, attributes: scans_of_varnet.append(_scan(attributes)))
+        _check_same(images, varnet, self._images, self._varnet, [a == b for a, b in zip(scans, scans_of_varnet)])
         self.channels = tuple(inputs)
         self._channels = [parse_channel(name) for name in inputs]
         rows = [(row, name) for row, name in enumerate(self._images) if not need_target or self.has_target(name)]

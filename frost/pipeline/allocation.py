@@ -14,10 +14,11 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from frost.pipeline.ending import KEPT, end_if_orphaned, fail, heeded_signals
 
@@ -139,7 +140,7 @@ def _stop(srun: "subprocess.Popen[str]", step: str) -> None:
     srun.wait()
 
 
-def _pass_on(lines: IO[str], told: list[str]) -> None:
+def _pass_on(lines: Iterable[str], told: list[str]) -> None:
     """Write on what the stage says, each error once; `told` gets the lines of its end, or Slurm's where it has none."""
     lost, of_slurm = [], []
     for line in lines:

@@ -1,5 +1,6 @@
 """`dvc repro` in a job of two nodes: the bytes of a run without Slurm, whatever dies, and however often time ends."""
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
+from frost.pipeline.allocation import spread_over_nodes
 from tests.cluster.slurm import NODES
 from tests.paths import ROOT
 from tests.processes import until
@@ -93,6 +95,59 @@ def processes_of_node(name):
         with suppress(psutil.Error):
             if process.environ().get("SLURMD_NODENAME") == name and "SLURM_STEP_ID" in process.environ():
                 yield process
+
+
+NO_PARAMS = "error: params.yaml: no such file; run from the folder that holds it"
+STAGE = ("python", "-m", "stages.prepare", "--index", "i", "--source", "s", "--images", "o")
+
+
+@pytest.mark.parametrize(
+    "launcher, variables, told",
+    [
+        (("salloc", "-QN2"), {}, "on 2 nodes, PET_NPROC_PER_NODE=1"),
+        (("salloc", "-QN2"), {"PET_NPROC_PER_NODE": "2"}, "on 2 nodes, PET_NPROC_PER_NODE=2"),
+        (("salloc", "-QN2"), {"SLURM_STEP_ID": str(0xFFFFFFFA)}, "on 2 nodes, PET_NPROC_PER_NODE=1"),  # its own shell
+        (("salloc", "-QN2"), {"PET_NNODES": "1"}, ""),
+        (("salloc", "-QN1"), {}, ""),
+        (("srun", "-QN2", "-n2"), {}, "in a step of job .*, so on this node alone; its script would use 2"),
+        ((), {"SLURM_JOB_ID": "99999", "SLURM_JOB_NUM_NODES": "2"}, "SLURM_JOB_ID=99999 is ignored: no such job runs"),
+    ],
+)
+def test_the_script_and_the_shell_of_a_job_of_several_nodes_use_them_all_and_nothing_else_does(
+    slurm, tmp_path, launcher, variables, told
+):
+    """A stage without params.yaml: each process that came so far says so."""
+    environment = slurm.environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    given = [f"{name}={value}" for name, value in variables.items()]
+    command = [*launcher, "env", "-C", tmp_path, *given, *STAGE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("srun: ")]
+    assert done.returncode == 1, lines
+    assert set(lines) == {NO_PARAMS, *(line for line in lines if told and re.fullmatch(f"prepare: {told}", line))}
+    assert any(line.startswith("prepare: ") for line in lines) == bool(told)
+    assert lines.count(NO_PARAMS) == (1 if launcher[0:1] != ("srun",) else 2)
+
+
+def test_no_slurm_here_is_a_line_and_a_controller_that_is_silent_an_error(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    monkeypatch.delenv("PET_NNODES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    spread_over_nodes("prepare")
+    assert capsys.readouterr().err == "prepare: SLURM_JOB_ID=5 is ignored: there is no srun here\n"
+    for name in ("srun", "squeue"):
+        (tmp_path / name).write_text(
+            "#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
+        )
+        (tmp_path / name).chmod(0o755)
+    with pytest.raises(SystemExit) as ended:
+        spread_over_nodes("prepare")
+    error = capsys.readouterr().err
+    assert (
+        ended.value.code == 1
+        and error.count("\n") == 1
+        and error.endswith("; PET_NNODES=1 runs it on this node alone\n")
+    )
 
 
 def test_a_batch_script_spreads_over_both_nodes_to_the_same_bytes(slurm, alone, fresh):

@@ -33,12 +33,18 @@ def write_cluster(folder, **changes):
         YAML().dump({"job": JOB | changes}, opened)
 
 
+def heed_signals():
+    """As in a terminal: whatever started these tests may ignore some, and processes inherit that."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 class Workspace(Repository):
     """A workspace with an index of seven volumes, and a store of its own for each test."""
 
     def __init__(self, folder, store, slurm):
         super().__init__(folder)
-        self.store, self.slurm = store, slurm
+        self.store, self.slurm, self.begun = store, slurm, []
 
     def environment(self):
         own = {"FROST_STORE": str(self.store), "FROST_EXECUTOR": "slurm"}
@@ -54,10 +60,12 @@ class Workspace(Repository):
         return self.run(*self.command(stage, out), status=status, **environment)
 
     def begin(self, stage, out, **environment):
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(stage, out), cwd=self.folder, env=self.environment() | environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=heed_signals,
         )  # fmt: skip
+        self.begun.append(process)
+        return process
 
     def records(self):
         """Of all jobs that were submitted."""
@@ -88,6 +96,10 @@ def workspace(indexed, slurm, tmp_path):
     shutil.copytree(indexed[0], tmp_path / "repository", symlinks=True)
     workspace = Workspace(tmp_path / "repository", tmp_path / "store", slurm)
     yield workspace
+    for process in workspace.begun:  # first, as it would submit again
+        process.kill()
+        process.wait()
+        process.stdout.close()
     slurm.run("scancel", "--user=root")
     until(lambda: not slurm.jobs(), LONG)
 

@@ -127,9 +127,11 @@ def _run_in_clone(sweep: Sweep, experiment: Experiment, folder: Path, log: TextI
 
     do("git", "clone", "--quiet", "--shared", "--no-checkout", *_identity(sweep), sweep.checkout, "clone", where=folder)
     do("git", "checkout", "--quiet", "--detach", sweep.commit, where=clone)
-    do(*dvc, "config", "--local", "cache.dir", sweep.cache)
     # Symbolic links where the cache is on another file system: the outs of a large project do not fit on a node's disk.
-    do(*dvc, "config", "--local", "cache.type", "hardlink,symlink,copy")
+    # Written here, as `dvc config` refuses a path with letters beyond ASCII.
+    quote = "'" if '"' in sweep.cache else '"'
+    settings = f"[cache]\ndir = {quote}{sweep.cache}{quote}\ntype = 'hardlink,symlink,copy'\n"
+    (project / ".dvc" / "config.local").write_text(settings, encoding="utf-8")
     do(*dvc, "checkout", "--quiet", "--allow-missing")
     do(*dvc, "exp", "run", "--name", experiment.name, *(part for word in experiment.words for part in ("-S", word)))
     for attempt in range(1, ATTEMPTS + 1):

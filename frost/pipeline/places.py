@@ -4,6 +4,8 @@ import configparser
 import os
 from pathlib import Path
 
+from platformdirs import site_config_dir, user_config_dir
+
 from frost.errors import InputError
 
 
@@ -32,12 +34,13 @@ def curves_root() -> Path:
 
 def dvc_cache(dvc: Path) -> Path:
     """Where DVC has its cache, from its config, without the seconds that importing DVC takes."""
-    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config") / "dvc"
+    system = os.environ.get("DVC_SYSTEM_CONFIG_DIR") or site_config_dir("dvc", "iterative")
+    user = os.environ.get("DVC_GLOBAL_CONFIG_DIR") or user_config_dir("dvc", "iterative")
     cache = dvc / "cache"
-    for file in (Path(user).expanduser() / "config", dvc / "config", dvc / "config.local"):
+    for file in (Path(system) / "config", Path(user) / "config", dvc / "config", dvc / "config.local"):
         config = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)
         try:
-            config.read(file)
+            config.read(file, encoding="utf-8")
         except (configparser.Error, UnicodeDecodeError):
             raise InputError(f"{file}: not a config of DVC") from None
         if given := config.get("cache", "dir", fallback=None):

@@ -12,6 +12,7 @@ from frost.pipeline.places import store_root
 def repository(tmp_path, monkeypatch):
     monkeypatch.delenv("FROST_STORE", raising=False)
     monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(tmp_path / "user"))
+    monkeypatch.setenv("DVC_SYSTEM_CONFIG_DIR", str(tmp_path / "system"))
     (tmp_path / "repo" / ".dvc").mkdir(parents=True)
     (tmp_path / "repo" / "deeper").mkdir()
     monkeypatch.chdir(tmp_path / "repo" / "deeper")
@@ -32,13 +33,16 @@ def test_the_store_is_beside_dvcs_cache(repository):
         ),
         ({"config": "[cache]\ndir = ../../a/c\n", "config.local": "[cache]\ndir = '../../b/c'\n"}, "b"),
         ({"../../user/config": "[cache]\ndir = ../shared/c\n"}, "shared"),
+        ({"../../system/config": "[cache]\ndir = /nowhere", "../../user/config": "[cache]\ndir = ../é/c\n"}, "é"),
+        ({"../../system/config": "[cache]\ndir = ../shared/c\n"}, "shared"),
         ({"../../user/config": "[cache]\ndir = ../shared/c\n", "config": "[cache]\ndir = ../../a/c"}, "a"),
     ],
 )
 def test_wherever_dvcs_config_puts_the_cache(repository, files, where):
-    (repository.parent / "user").mkdir()
+    for level in ("user", "system"):
+        (repository.parent / level).mkdir()
     for name, text in files.items():
-        (repository / ".dvc" / name).write_text(text)
+        (repository / ".dvc" / name).write_text(text, encoding="utf-8")
     assert store_root() == repository.parent / where / "frost-store"
 
 

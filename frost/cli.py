@@ -522,10 +522,11 @@ def sweep(
 
     Example: frost sweep -S train_rcan.fit.seed=0,1,2 -S 'train_rcan.network.features=32,64' -j 2
     """
-    from frost.cluster.sweep import plan, sweep
+    from frost.cluster.choices import plan
+    from frost.cluster.sweep import sweep as run
 
     if not dry_run:
-        sweep(set_param, name, jobs)
+        run(set_param, name, jobs)
         return
     planned, there = plan(set_param, name)
     for one in planned.experiments:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from frost.cluster.sweep import expanded, named, plan
+from frost.cluster.choices import expanded, named, plan
 from frost.errors import InputError
 from tests.sweeps import toy
 from tests.test_pipeline import finished, repository  # noqa: F401  # fixtures

@@ -95,10 +95,13 @@ def log_of(file: Path, number: int) -> Path:
 def run(sweep: Sweep, number: int, log: Path) -> bool:
     """Run an experiment, unless it is there; whether it is then. If it failed, the last line of its log says why."""
     experiment = sweep.experiments[number]
-    if is_there(sweep, experiment.name):
+    if experiment.name in there(sweep):
         return True
     prefix = "frost-sweep-"
-    with log.open("w") as written, tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+    with (
+        log.open("w", encoding="utf-8") as written,
+        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder,
+    ):
         written.write(f"{experiment.name}: on {socket.gethostname()} in {folder}, from commit {sweep.commit}\n")
         try:
             _run_in_clone(sweep, experiment, Path(folder), written)
@@ -108,10 +111,11 @@ def run(sweep: Sweep, number: int, log: Path) -> bool:
     return True
 
 
-def is_there(sweep: Sweep, name: str) -> bool:
-    """Whether the checkout has an experiment of this name."""
-    command = ("git", "rev-parse", "--verify", "--quiet", sweep.ref(name))
-    return subprocess.run(command, cwd=sweep.checkout, stdout=subprocess.DEVNULL).returncode == 0
+def there(sweep: Sweep) -> set[str]:
+    """The names of the experiments of this commit that the checkout has."""
+    command = ("git", "for-each-ref", "--format=%(refname)", sweep.ref())
+    listed = subprocess.run(command, cwd=sweep.checkout, capture_output=True, encoding="utf-8").stdout.splitlines()
+    return {name.removeprefix(sweep.ref()) for name in listed}
 
 
 def _run_in_clone(sweep: Sweep, experiment: Experiment, folder: Path, log: TextIO) -> None:
@@ -137,7 +141,7 @@ def _run_in_clone(sweep: Sweep, experiment: Experiment, folder: Path, log: TextI
     for attempt in range(1, ATTEMPTS + 1):
         with suppress(ExperimentError):  # `dvc exp push --no-cache` does the same
             do("git", "push", "--quiet", "origin", sweep.ref(experiment.name), where=clone)
-        if is_there(sweep, experiment.name):  # maybe by another run of the same line
+        if experiment.name in there(sweep):  # maybe by another run of the same line
             return
         time.sleep(random.uniform(1, 2**attempt))
     raise ExperimentError(f"{sweep.checkout}: takes no git ref: is it full, or may it only be read?")
@@ -147,7 +151,7 @@ def _identity(sweep: Sweep) -> list[str]:
     """Who commits: options for `git clone` with what git's configuration of the checkout alone may know."""
     options = []
     for key in ("user.name", "user.email"):
-        found = subprocess.run(("git", "config", key), cwd=sweep.checkout, capture_output=True, text=True)
+        found = subprocess.run(("git", "config", key), cwd=sweep.checkout, capture_output=True, encoding="utf-8")
         if value := found.stdout.strip():
             options += ["--config", f"{key}={value}"]
     return options

@@ -115,7 +115,7 @@ def _project() -> Project:
     from dvc.repo import Repo
 
     try:
-        with Repo(Repo.find_root()) as repo:
+        with Repo(str(Path(Repo.find_root()).resolve())) as repo:
             outs, deps = ([Path(one.fs_path) for one in some] for some in (repo.index.outs, repo.index.deps))
             root, cache = Path(repo.root_dir), Path(repo.cache.local_cache_dir)
     except DvcException as error:
@@ -164,7 +164,7 @@ def _params_of_all(
 
 def _check(project: Project, files: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
     """Raises InputError for a param that names a file or folder of the checkout that a clone will not have."""
-    tracked = {name for name in _git(project, "ls-files", "-z").split("\0") if name}
+    tracked = {name for name in _git(project, "ls-files", "-z", "--full-name").split("\0") if name}
     folders = {str(folder) for name in tracked for folder in Path(name).parents}
     for values in (one.get(PARAMS, {}) for one in files.values()):
         for key, value in _strings(values):

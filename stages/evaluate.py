@@ -2,10 +2,12 @@
 
 import json
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import PurePosixPath
 from types import SimpleNamespace
+from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from frost.cache.pairs import PairDataset
@@ -29,24 +31,35 @@ from frost.evaluation.tables import Row, write_table
 from frost.networks.common.checkpoint import load_config, load_network, network_digest
 from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.costs import measured
-from frost.pipeline.ending import end_if_orphaned
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
+from frost.pipeline.ranks import rank
 from frost.scans.challenge_files import challenge_path, write_reconstruction
 
 
-def file_of(split: str, case: Case, taken: Set[PurePosixPath]) -> PurePosixPath:
+def file_of(split: str, facts: Mapping[str, Any], has_target: bool, taken: Set[PurePosixPath]) -> PurePosixPath:
     """Where in the out a volume's challenge file lies: a folder a split, or the challenge's own tree.
 
     A test split that was cut from others has its own folder beside the tree's: file names repeat across splits. Where
     they repeat across the folders of one split, the second of them gets its name in the index.
     """
-    path = challenge_path(case.facts, case.target is not None)
+    path = challenge_path(facts, has_target)
     if split == "test" and path.parts[0] == "reconstructions_val":
         path = PurePosixPath("reconstructions_test", path.name)
     path = path if len(path.parts) > 1 else PurePosixPath(split) / path
-    return path.with_name(f"{case.facts['name']}.h5") if path in taken else path
+    return path.with_name(f"{facts['name']}.h5") if path in taken else path
+
+
+def files_of(splits: Mapping[str, PairDataset]) -> dict[tuple[str, str], PurePosixPath]:
+    """The file of every volume, by split and name."""
+    files: dict[tuple[str, str], PurePosixPath] = {}
+    taken: set[PurePosixPath] = set()
+    for split, pairs in splits.items():
+        for name in pairs.names:
+            files[split, name] = file_of(split, pairs.facts(name), pairs.has_target(name), taken)
+            taken.add(files[split, name])
+    return files
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
     """Score both splits and write everything."""
-    device = PartialState().device
+    device = PartialState(cpu=not torch.accelerator.is_available()).device  # it joins the other processes
     network = load_network(paths.network, IMAGE_NETWORKS).to(device)
     inputs = load_config(paths.network)["inputs"]
     train, val, test = (
@@ -73,13 +86,10 @@ def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
         for split in ("train", "val", "test")
     )
 
-    taken: set[PurePosixPath] = set()
+    files = files_of({"val": val, "test": test})
 
     def keep(split: str, case: Case) -> None:
-        end_if_orphaned()
-        file = file_of(split, case, taken)
-        taken.add(file)
-        write_reconstruction(paths.reconstructions / file, case.images["rcan"])
+        write_reconstruction(paths.reconstructions / files[split, case.facts["name"]], case.images["rcan"])
 
     result = evaluate({"val": val, "test": test}, network, params, device, keep)
     optimism = mean_varnet_ssim(train) - result.metrics["val"]["varnet"]["ssim"]
@@ -88,9 +98,10 @@ def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
         "imported_trained_on_validation": float(val.made_by()["trained_on_validation"]),
     }
 
+    if rank() != 0:
+        return result
     training = rows_of("train", train, network, params, device, FIT_SLICES)
     lower = with_bound(result, training, params, network_digest(paths.network))
-
     for folder in (paths.metrics.parent, paths.tables, paths.plots):
         folder.mkdir(parents=True, exist_ok=True)
     write_table(paths.tables / "means.csv", mean_rows(result.metrics))

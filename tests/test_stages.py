@@ -2,24 +2,21 @@
 
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pytest
 
 from frost.errors import InputError
-from frost.evaluation.cases import Case
 from stages.evaluate import file_of
 from stages.index import point
 
 
-def case(folder):
-    facts = {"file": f"{folder}/file1.h5", "name": f"{folder}.file1", "layout": "fastmri", "acquisition": "AXT2"}
-    return Case(facts, {}, np.ones((1, 8, 8), np.float32), None)
+def facts(folder):
+    return {"file": f"{folder}/file1.h5", "name": f"{folder}.file1", "layout": "fastmri", "acquisition": "AXT2"}
 
 
 def test_scans_of_one_file_name_in_two_folders_are_two_files():
     taken = set()
     for folder in ("multicoil_test", "multicoil_challenge"):
-        taken.add(file_of("test", case(folder), taken))
+        taken.add(file_of("test", facts(folder), True, taken))
     assert taken == {PurePosixPath("test/file1.h5"), PurePosixPath("test/multicoil_challenge.file1.h5")}
 
 

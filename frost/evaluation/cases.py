@@ -12,6 +12,7 @@ from torch import nn
 
 from frost.cache.pairs import PairDataset, input_channels, unlearned
 from frost.evaluation.scores import fastmri_scores, mean_of_finite, no_signal, require_finite, ssim_maps
+from frost.evaluation.sharing import spread
 from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.pipeline.params import Params
 
@@ -82,21 +83,32 @@ def blended(images: Images, weight: float) -> Float[np.ndarray, "slice y x"]:
 def best_blend(pairs: PairDataset) -> float:
     """The weight of VarNet in the blend with the best mean SSIM over a sample of `pairs`; of equals, the largest."""
     weights = np.linspace(0, 1, BLEND_STEPS + 1)
-    totals = np.zeros(len(weights))
-    for volume in sample(pairs):
+
+    def ssims(name: str) -> list[float] | None:
+        volume = pairs.volume(name)
+        if no_signal(volume["target"]):
+            return None
         maximum = float(volume["target"].max())
-        totals += [ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean() for w in weights]
+        return [ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean() for w in weights]
+
+    totals = np.zeros(len(weights))
+    for found in spread(sample(pairs), ssims):
+        totals += 0 if found is None else found
     return float(weights[len(weights) - 1 - int(np.argmax(totals[::-1]))])
 
 
 def mean_varnet_ssim(pairs: PairDataset) -> float:
     """fastMRI's SSIM of the cached VarNet images, mean over a sample of the volumes."""
-    return mean_of_finite([fastmri_scores(volume["target"], volume["varnet"])["ssim"] for volume in sample(pairs)])
+
+    def ssim(name: str) -> float | None:
+        volume = pairs.volume(name)
+        return None if no_signal(volume["target"]) else fastmri_scores(volume["target"], volume["varnet"])["ssim"]
+
+    return mean_of_finite([found for found in spread(sample(pairs), ssim) if found is not None])
 
 
-def sample(pairs: PairDataset) -> Iterator[Images]:
-    """Volumes whose target can be scored, evenly chosen where there are more than a mean needs."""
+def sample(pairs: PairDataset) -> list[str]:
+    """Volumes that have a target, evenly chosen where there are more than a mean needs."""
     names = [name for name in pairs.names if pairs.has_target(name)]
     chosen = np.linspace(0, len(names) - 1, min(len(names), ENOUGH_VOLUMES)).round().astype(int)
-    volumes = (pairs.volume(names[i]) for i in chosen)
-    return (volume for volume in volumes if not no_signal(volume["target"]))
+    return [names[i] for i in chosen]

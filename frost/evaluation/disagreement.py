@@ -7,6 +7,7 @@ Where two directions are undersampled there is no GRAPPA, and SENSE takes its pl
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,6 +20,7 @@ from frost.evaluation.scores import foreground_mask, mean_of_finite
 
 WINDOW = 7  # pixels, the window of SSIM: single pixels of either map are mostly noise
 N_BINS = 10
+MOST = 1 << 25  # pixels of a split, 0.3 GB
 
 
 def smooth(difference: Float[np.ndarray, "slice y x"]) -> Float[np.ndarray, "slice y x"]:
@@ -60,6 +62,33 @@ def calibration(
     ]
 
 
+class Agreement(NamedTuple):
+    """Of one volume: rank correlations of RCAN's error, and pixels of the head, disagreement and error."""
+
+    spearman: float
+    spearman_brightness: float
+    predictor: Float[np.ndarray, " pixel"]
+    error: Float[np.ndarray, " pixel"]
+
+
+def agreement(case: Case, threshold: float, every: int) -> Agreement | None:
+    """Inside the head of one volume, of one pixel in `every`; None where there is no target."""
+    if case.target is None or not (mask := foreground_mask(case.target, threshold)).any():
+        return None
+    predictor = disagreement_map(case.images["varnet"], case.images[unlearned(case.images)])
+    error = smooth(case.images["rcan"] - case.target)
+    maximum = float(case.target.max())
+    return Agreement(
+        rank_correlation(predictor, error, mask), rank_correlation(smooth(case.images["varnet"]), error, mask),
+        predictor[mask][::every] / maximum, error[mask][::every] / maximum,
+    )  # fmt: skip
+
+
+def one_pixel_in(n_pixels: int) -> int:
+    """Which pixels of a split are kept: one in 16 is plenty for ten bins, and of very many fewer, `MOST` at most."""
+    return max(16, -(-n_pixels // MOST))
+
+
 @dataclass
 class Calibration:
     """Does RCAN's error rise where VarNet and GRAPPA disagree? Gathered a volume at a time."""
@@ -67,17 +96,12 @@ class Calibration:
     correlations: dict[str, list[float]] = field(default_factory=lambda: {"spearman": [], "spearman_brightness": []})
     pairs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
-    def add(self, case: Case, threshold: float) -> None:
-        """Inside the head of one volume; nothing where there is no target."""
-        if case.target is None or not (mask := foreground_mask(case.target, threshold)).any():
-            return
-        predictor = disagreement_map(case.images["varnet"], case.images[unlearned(case.images)])
-        error = smooth(case.images["rcan"] - case.target)
-        self.correlations["spearman"].append(rank_correlation(predictor, error, mask))
-        self.correlations["spearman_brightness"].append(rank_correlation(smooth(case.images["varnet"]), error, mask))
-        maximum = float(case.target.max())
-        # A pixel in 16 is plenty for ten bins, and a thousand volumes still fit into memory.
-        self.pairs.append((predictor[mask][::16] / maximum, error[mask][::16] / maximum))
+    def add(self, found: Agreement | None) -> None:
+        """Add what `agreement` gave, in the order of the volumes."""
+        if found:
+            self.correlations["spearman"].append(found.spearman)
+            self.correlations["spearman_brightness"].append(found.spearman_brightness)
+            self.pairs.append((found.predictor, found.error))
 
     def metrics(self) -> dict[str, float]:
         """Mean over volumes of Spearman's correlation of the error with the disagreement, and with the brightness."""

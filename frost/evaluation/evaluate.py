@@ -12,13 +12,15 @@ from frost.cache.pairs import PairDataset
 from frost.errors import InputError
 from frost.evaluation.bound import signal_rows
 from frost.evaluation.cases import IMAGES, Case, EvaluateParams, best_blend, reconstruct
-from frost.evaluation.disagreement import Calibration
+from frost.evaluation.disagreement import Agreement, Calibration, agreement, one_pixel_in
 from frost.evaluation.official.leaderboard import Leaderboard
-from frost.evaluation.official.presets import PRESETS
+from frost.evaluation.official.presets import PRESETS, VolumeScores
 from frost.evaluation.scores import no_signal
+from frost.evaluation.sharing import spread
 from frost.evaluation.summaries import Metrics, slice_rows, summary, volume_rows
 from frost.evaluation.tables import Row
-from frost.pipeline.progress import tell, with_progress
+from frost.pipeline.progress import tell
+from frost.pipeline.ranks import rank
 
 
 @dataclass
@@ -52,35 +54,72 @@ def evaluate(
     """Reconstruct and score every volume of `splits`, which hold `val`; `keep` is given each as it comes.
 
     A volume without a target, or whose target has no signal, is reconstructed and not scored; a split without any other
-    has no metrics. Raises InputError where that is `val`.
+    has no metrics. Raises InputError where that is `val`. Of several processes each does this for its share of the
+    volumes, and all return what one would.
     """
     volumes = ", ".join(f"{len(pairs.names)} volumes of {split}" for split, pairs in splits.items())
-    tell(f"evaluate: {device.type}, {volumes}")
+    if rank() == 0:
+        tell(f"evaluate: {device.type}, {volumes}")
     result = Evaluation(best_blend(splits["val"]))
     for split, pairs in splits.items():
         boards = [Leaderboard(PRESETS[name]) for name in params.presets if name != "fastmri"]
         trust, rows = Calibration(), Rows([], [])
-        cases = reconstruct(pairs, network, result.blend, params, device)
-        for case in with_progress(f"evaluate {split}", cases, len(pairs.names), lambda case: case.facts["name"]):
-            keep(split, case)
-            if case.target is None:
-                continue
-            if reason := no_signal(case.target):
-                result.left_out[f"{split} {case.facts['name']}"] = reason
-                continue
-            by_slice = slice_rows(split, case, params.foreground)
-            rows.by_slice.extend(by_slice)
-            rows.by_volume.extend(volume_rows(split, case, by_slice))
-            trust.add(case, params.foreground)
-            result.signals += signal_rows(split, case)
-            for board in boards:
-                board.add(case)
+        for found in _found_of(split, pairs, network, params, device, result.blend, keep):
+            if found.left_out:
+                result.left_out[f"{split} {found.name}"] = found.left_out
+            rows.by_slice.extend(found.by_slice)
+            rows.by_volume.extend(found.by_volume)
+            trust.add(found.agreement)
+            result.signals += found.signals
+            for board, scores in zip(boards, found.official):
+                board.take(scores)
         if rows.by_volume:
             _add_split(result, split, rows, trust, boards, params.foreground)
     if "val" not in result.metrics:
         raise InputError("no validation volume has a target with a score: " + "; ".join(result.left_out.values()))
     result.metrics["val"]["blend"]["weight"] = result.blend
     return result
+
+
+class Found(NamedTuple):
+    """What is kept of one volume, its images are not: little, as it may go to another process."""
+
+    name: str
+    left_out: str = ""  # why it has no score, where its target has no signal
+    by_slice: Sequence[Row] = ()
+    by_volume: Sequence[Row] = ()
+    agreement: Agreement | None = None
+    signals: Sequence[Row] = ()
+    official: Sequence[dict[str, VolumeScores] | str] = ()
+
+
+def _found_of(
+    split: str,
+    pairs: PairDataset,
+    network: nn.Module,
+    params: EvaluateParams,
+    device: torch.device,
+    blend: float,
+    keep: Callable[[str, Case], None],
+) -> list[Found]:
+    """What is kept of every volume of a split, in its order, the work shared out among processes."""
+    boards = [Leaderboard(PRESETS[name]) for name in params.presets if name != "fastmri"]
+    every = one_pixel_in(sum(math.prod(shape) for shape in pairs.shapes))
+
+    def of_volume(name: str) -> Found:
+        (case,) = reconstruct(pairs, network, blend, params, device, [name])
+        keep(split, case)
+        if case.target is None:
+            return Found(name)
+        if reason := no_signal(case.target):
+            return Found(name, reason)
+        by_slice = slice_rows(split, case, params.foreground)
+        return Found(
+            name, "", by_slice, volume_rows(split, case, by_slice), agreement(case, params.foreground, every),
+            signal_rows(split, case), [board.score(case) for board in boards],
+        )  # fmt: skip
+
+    return spread(pairs.names, of_volume, f"evaluate {split}")
 
 
 class Rows(NamedTuple):

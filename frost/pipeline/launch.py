@@ -15,8 +15,8 @@ from frost.pipeline.ending import KEPT, PATIENCE, end_on_signals, fail, heeded_s
 from frost.pipeline.executor import EXECUTOR, executor
 from frost.pipeline.ranks import LAUNCHER, forget_other_launchers, is_rank, rank
 
-DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan")  # the others take seconds
-HEAVY = ("simulate", "evaluate")  # beside those: too much for a login node, and nothing of it is in the store
+DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan", "evaluate")  # the others take seconds
+HEAVY = ("simulate", "evaluate")  # too much for a login node, and nothing of it is in the store
 BEREFT = 76  # the status of a process of a group that has lost another
 AGAIN = "run `dvc repro` again"
 LONGEST = 70  # bytes of a folder, in which processes then have sockets with 32 more; a socket's path may have 103
@@ -27,7 +27,7 @@ def begin(stage: str) -> None:
     end_on_signals(AGAIN)
     world = forget_other_launchers()
     use_short_sockets()
-    if stage in DISTRIBUTED + HEAVY and work_elsewhere(stage):
+    if stage in {*DISTRIBUTED, *HEAVY} and work_elsewhere(stage):
         return
     if stage in DISTRIBUTED and not is_rank():
         spread_over_nodes(stage)

@@ -1,6 +1,8 @@
 """Stage `evaluate` on cases whose result is known."""
 
 import math
+import multiprocessing
+import pickle
 import re
 
 import numpy as np
@@ -11,7 +13,7 @@ from skimage.metrics import structural_similarity
 from frost.cache.pairs import PairDataset
 from frost.errors import InputError
 from frost.evaluation.cases import IMAGES, Case, EvaluateParams, best_blend, blended
-from frost.evaluation.disagreement import calibration, rank_correlation
+from frost.evaluation.disagreement import MOST, calibration, one_pixel_in, rank_correlation
 from frost.evaluation.evaluate import evaluate
 from frost.evaluation.official.leaderboard import Leaderboard
 from frost.evaluation.official.pooling import summarise
@@ -310,3 +312,39 @@ def test_a_volume_without_foreground_is_named_where_others_have_one(workspace):
     found = evaluate({"val": dim}, network, params(), CPU, lambda *one: None)
     assert found.left_out["val ssim_foreground"].startswith("1 of 2 volumes (file1003, ...): no target is above")
     assert "ssim_foreground" in found.metrics["val"]["rcan"]
+
+
+# ---- several processes
+
+
+def test_two_processes_find_what_one_does(workspace, result, tmp_path):
+    """By gloo, as under torchrun; each keeps its share of the volumes, and both return everything."""
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=_rank, args=(workspace, rank, tmp_path)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    for rank in range(2):
+        found, kept = pickle.loads((tmp_path / str(rank)).read_bytes())
+        assert repr(found) == repr(result)
+        assert kept == [("val", f"file100{2 + rank}"), ("test", f"file100{4 + rank}")]
+
+
+def _rank(workspace, rank, folder):
+    file = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=2)
+    kept = []
+    found = evaluate(
+        {split: workspace.pairs(split) for split in ("val", "test")}, load_models(workspace.root / "models", CPU).rcan,
+        params(presets=("fastmri", "snu2022", "snu2026")), CPU,
+        lambda split, case: kept.append((split, case.facts["name"])),
+    )  # fmt: skip
+    (folder / str(rank)).write_bytes(pickle.dumps((found, kept)))
+    torch.distributed.destroy_process_group()
+
+
+def test_of_very_many_pixels_fewer_are_kept():
+    assert one_pixel_in(100) == one_pixel_in(16 * MOST) == 16
+    for n_pixels in (16 * MOST + 1, 10**12):
+        assert n_pixels / one_pixel_in(n_pixels) <= MOST

@@ -430,3 +430,24 @@ def test_a_file_that_is_replaced_under_its_name_is_imported_again(repository, tm
     ran = repository.repro("cache_varnet")
     assert {"index", "train_varnet", "cache_varnet"} <= set(ran) and slices(ran, "cache_varnet") == 6
     assert repository.digest("data/varnet.zarr") != before
+
+
+def test_masks_of_two_directions_go_through_every_stage_without_grappa(tmp_path):
+    folder = tmp_path / "samples" / "repository"
+    folder.mkdir(parents=True)
+    repository = new_repository(folder)
+    repository.params(index__masks__kind="poisson", train_rcan__inputs=["varnet", "grappa"])
+    said = repository.run("dvc", "repro", status=255)
+    assert "are undersampled in two directions, which GRAPPA does not fill; [varnet, sense] does without it" in said
+    assert not (folder / "models" / "varnet").exists()
+    repository.params(train_rcan__inputs=["varnet", "sense"])
+    assert set(repository.repro()) >= {"train_varnet", "evaluate"}
+    metrics = json.loads((folder / "metrics" / "evaluate.json").read_text())["test"]
+    assert "grappa" not in metrics and all(0 < metrics[image]["ssim"] < 1 for image in ("zero_filled", "sense", "rcan"))
+    made_by = json.loads((folder / "models" / "rcan" / "config.json").read_text())["made_by"]
+    assert made_by["scans"]["directions"] == [2, 2] and "difference_sense" in made_by["scans"]
+    repository.frost("report")
+    assert "disagreement of VarNet and SENSE" in (folder / "report.html").read_text()
+    words = ("--input", "data/simulated/test", "--models", "models", "--device", "cpu")
+    assert "familiar" in repository.frost("reconstruct", *words, "--output", "images")
+    assert "residual of VarNet" in repository.frost("trust", *words)

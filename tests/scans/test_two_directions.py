@@ -1,6 +1,8 @@
 """Masks of samples from files to slices: what tells them, what they must agree with, and what the formats refuse."""
 
 import json
+import shutil
+import subprocess
 
 import h5py
 import numpy as np
@@ -346,3 +348,15 @@ def test_a_volume_whose_mask_changed_its_form_is_another(tmp_path, kspace, mask)
     with VolumeReader(source, volume) as reader, pytest.raises(InputError, match="run `dvc repro`"):
         reader.mask()
     assert FORMATS["fastmri"].header(Found("test", "", source / volume.file, None)).has_mask
+
+
+def test_a_poisson_mask_of_bart_is_read_from_its_file(tmp_path):
+    if shutil.which("bart") is None:
+        pytest.skip("bart is not installed")
+    for words in ("phantom -k -s 4 -x 48 k", "poisson -Y 48 -Z 48 -y 1.6 -z 1.6 -C 12 p", "reshape 7 48 48 1 p m"):
+        subprocess.run(["bart", *words.split()], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(["bart", "fmac", "k", "m", "u"], cwd=tmp_path, check=True, capture_output=True)
+    pattern = np.fromfile(tmp_path / "m.cfl", np.complex64).reshape(48, 48, order="F").real > 0
+    check_format(FORMATS["bart"], tmp_path / "u.cfl")
+    header, scan = header_of(tmp_path / "u.cfl"), FORMATS["bart"].open(tmp_path / "u.cfl", None)
+    assert header.of_samples and pattern.mean() < 0.6 and np.array_equal(scan.mask(48), pattern)

@@ -128,12 +128,15 @@ def score(
     import json
 
     from frost.evaluation.official.files import score_folders
+    from frost.evaluation.official.presets import PRESETS
 
     volumes, summary = score_folders(preset, target, reconstruction)
     if json_:
         sys.stdout.write(json.dumps(finite(summary | {"volumes": volumes}), indent=1) + "\n")
         return
-    table = Table("group", "volumes", "slices", *_metrics(summary), title=preset)
+    table = Table(
+        "group", "volumes", "slices", *_metrics(summary), title=f"{preset}, means over {PRESETS[preset].unit}s"
+    )
     for group, scores in [*summary["by_group"].items(), ("final", summary["final"])]:
         counts = [str(scores.get(n, "")) for n in ("n_volumes", "n_slices")]
         cells = [f"{scores[m]:.6f}" if m in scores else "" for m in _metrics(summary)]

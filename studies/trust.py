@@ -58,7 +58,7 @@ def draw_curves(tenths: list[Row], volumes: list[dict[str, Any]]) -> Figure:
     left.plot(x, y, "o-", color=COLOURS["rcan"])
     left.set(
         xlabel="|VarNet - GRAPPA|, % of the maximum, by tenths",
-        ylabel="error of RCAN, %",
+        ylabel="mean error of RCAN, %",
         xlim=(0, None),
         ylim=(0, None),
     )
@@ -67,7 +67,7 @@ def draw_curves(tenths: list[Row], volumes: list[dict[str, Any]]) -> Figure:
         right.bar(places, [100 * volume[f"residual_{name}"] for volume in volumes], 0.25, label=label, color=colour)
     names = [volume["volume"].removeprefix("file_brain_AX").replace("_", " ") for volume in volumes]
     right.set_xticks(range(len(volumes)), names, rotation=30, ha="right")
-    right.set(ylabel="residual on the measured lines, %")
+    right.set(ylabel="residual on the measured lines, %, mean of slices")
     right.margins(y=0.25)
     right.legend(frameon=False, ncols=3, loc="upper left", fontsize=8)
     for axes in (left, right):

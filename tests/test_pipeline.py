@@ -186,6 +186,8 @@ def test_the_first_run_makes_everything_and_the_second_nothing(finished, reposit
             assert (repository.folder / (out if isinstance(out, str) else next(iter(out)))).exists()
     metrics = json.loads((repository.folder / "metrics" / "evaluate.json").read_text())
     assert 0 < metrics["test"]["rcan"]["ssim"] < 1
+    bound = json.loads((repository.folder / "models" / "bound.json").read_text())
+    assert bound["n_patients"] == 1 and bound["margin"] is None
     scans = json.loads((repository.folder / "models" / "rcan" / "config.json").read_text())["made_by"]["scans"]
     assert (scans["coils"], scans["rows"], scans["columns"]) == ([3, 3], [48, 48], [48, 48])
     assert 0 < scans["noise"][0] <= scans["noise"][1] < 1 and scans["difference"][0] > 0

@@ -40,13 +40,13 @@ def bound_section(root: Path, split: str) -> str:
 def _scatter(rows: Sequence[Row]) -> str:
     """SSIM against its bound, a point a slice, as an inline SVG; points below the line broke their bound."""
     pairs = [(float(row["bound"]), float(row["ssim"])) for row in rows]
-    low = math.floor(20 * min(min(pair) for pair in pairs)) / 20
+    low = min(math.floor(20 * min(min(pair) for pair in pairs)) / 20, 0.95)
 
     def place(bound: float, ssim: float) -> tuple[float, float]:
-        x, y = ((value - low) / max(1 - low, 1e-9) * SIDE for value in (bound, ssim))
+        x, y = ((value - low) / (1 - low) * SIDE for value in (bound, ssim))
         return MARGIN + x, 10 + SIDE - y
 
-    (x0, y0), (x1, y1) = place(low, low), place(1, 1)
+    (x0, y0), (x1, y1) = place(low, low), place(1.0, 1.0)
     dots = ""
     for bound, ssim in pairs:
         (x, y), colour = place(bound, ssim), "#0072b2" if ssim >= bound else "#d55e00"

@@ -26,7 +26,7 @@ stages:
     outs: [{path: data/index/test.json, md5: d1}]
   train_rcan:
     cmd: python -m stages.train_rcan
-    deps: [{path: frost/training/fit.py, md5: b1}, {path: data/index/test.json, md5: d1}]
+    deps: [{path: frost/training/fit.py, md5: b1}, {path: data/index, md5: d1}, {path: models/rcan/a, md5: d1}]
     params: {params.yaml: {train_rcan: {fit: {seed: 1, epochs: 4}}}}
     outs: [{path: models/rcan, md5: m1}]
 """
@@ -249,6 +249,11 @@ def test_other_test_data_cannot_be_compared():
     a = Run("a", table(0), recipe(LOCK))
     b = Run("b", table(0.1), recipe(LOCK.replace("d1", "d2").replace("seed: 7", "seed: 8")))
     assert "not comparable" in compare_runs([a, b])["comparisons"][0]["verdict"]
+
+
+def test_what_stages_make_is_no_part_of_the_recipe():
+    """Nor a folder of such things: it differs wherever a seed does."""
+    assert list(recipe(LOCK)["stages"]["train_rcan"]["deps"]) == ["frost/training/fit.py"]
 
 
 def test_a_broken_lock_is_an_error():

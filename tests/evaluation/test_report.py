@@ -94,12 +94,16 @@ stages:
 """
     other = tmp_path / "other"
     other.mkdir()
-    for path in run.iterdir():
-        (other / path.name).symlink_to(path)
+    first = tmp_path / "first"
+    first.mkdir()
+    for folder in (first, other):
+        for path in run.iterdir():
+            (folder / path.name).symlink_to(path)
+    (first / "dvc.lock").write_text(lock)
     (other / "dvc.lock").write_text(lock.replace("epochs: 4", "epochs: <8>").replace("b1", "b2"))
     with measured(tmp_path / "store", "train_rcan", run / "models" / "rcan"):
         pass
-    runs = [Finished(run, "main"), Finished(other, "<i>longer", "abc", lock)]
+    runs = [Finished(first, "main"), Finished(other, "<i>longer", "abc")]
     write_report(runs, tmp_path / "two.html", "Two", 3)
     text = (tmp_path / "two.html").read_text()
     browser = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])

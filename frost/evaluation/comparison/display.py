@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 COLUMNS = ("", "n", "A", "B", "B - A", "95 % interval", "p", "improved")  # fits a terminal of 80
+MOST = 12  # of the params that differ
 REGRESSION_COLUMNS = ("volume", "slice", "A", "B", "B - A")
 
 
@@ -47,7 +48,8 @@ def _notes(comparison: Mapping[str, Any], result: Mapping[str, Any]) -> list[str
     notes = [f"Verdict: {result['verdict']}. (n: patients/slices; A, B: means over slices; improved: of slices.)"]
     for what, lines in (result["changes"] or {}).items():
         if lines:
-            notes.append(f"Differs in {what}: {'; '.join(lines)}.")
+            more = f" and {len(lines) - MOST} more" if len(lines) > MOST else ""
+            notes.append(f"Differs in {what}: {'; '.join(lines[:MOST])}{more}.")
     spread = comparison["seed_spread"]
     if spread is not None:
         n_runs = sum(len(names) for names in spread["runs"])

@@ -1,6 +1,6 @@
 """The table by slice of a run, and what went into it: from git and DVC, from the workspace, or from a csv file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def recipe(lock: str) -> dict[str, Any]:
         kept: dict[str, Any] = {}
         seeds: dict[tuple[str, ...], Any] = {}
         for name, stage in stages.items():
-            deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", []) if dep["path"] not in made}
+            deps = {dep["path"]: dep.get("md5") for dep in stage.get("deps", []) if not _is_made(dep["path"], made)}
             params = dict(_flat(stage.get("params", {})))
             if name.startswith("train"):
                 seeds |= {key: params.pop(key) for key in list(params) if key[-1:] == ("seed",)}
@@ -84,6 +84,11 @@ def recipe(lock: str) -> dict[str, Any]:
     except (YAMLError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"dvc.lock: not a lock file of DVC: {' '.join(str(error).split())}") from None
     return {"stages": kept, "seeds": seeds, "data": {Path(path).stem: md5 for path, md5 in outs.items()}}
+
+
+def _is_made(path: str, outs: Iterable[str]) -> bool:
+    """Whether a dependency is an out of a stage, lies in one, or is a folder of some."""
+    return any(path == out or path.startswith(f"{out}/") or out.startswith(f"{path}/") for out in outs)
 
 
 def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from frost.evaluation.report.run import MADE, Finished, short, total
 from frost.pipeline.costs import Cost
@@ -9,10 +10,13 @@ from frost.pipeline.progress import duration
 from frost.pipeline.revisions import WORKSPACE
 
 UNKNOWN = "not known"
+MOST = 12  # lines of what differs
 
 
 def making_table(runs: Sequence[Finished]) -> str:
     """The table; durations and memory are those of the run that computed, on the machine that computed."""
+    first = runs[0]
+    runs = [first, *(replace(run, baseline=first.lock) for run in runs[1:])]
     costs = [run.costs() for run in runs]
     lines = {
         "network of stage 2": [html.escape(run.network) for run in runs],
@@ -45,7 +49,9 @@ def _changes(run: Finished, what: str) -> str:
     found = run.changes()
     if found is None:
         return UNKNOWN
-    return "<br>".join(html.escape(line.replace(" -> ", " \u2192 ")) for line in found[what]) or "as before"
+    lines = [html.escape(line.replace(" -> ", " \u2192 ")) for line in found[what]]
+    more = [f"and {len(lines) - MOST} more"] if len(lines) > MOST else []
+    return "<br>".join(lines[:MOST] + more) or "as before"
 
 
 def _machines(costs: Mapping[str, Sequence[Cost]]) -> str:

@@ -34,6 +34,7 @@ from frost.scans.formats.ismrmrd import (
     flagged,
     last_counters,
 )
+from frost.scans.h5 import MAX_SHAPE
 from frost.scans.indexing import MaskParams, new_volumes
 from frost.scans.reader import VolumeReader
 from frost.serving.protocol import Acquisition, Message, ScanHeader, ScanName
@@ -167,8 +168,10 @@ class Session:
         if counters is None or counters in self._sent or not _ends_slice(line, last):
             return
         shape = [last[name] + 1 for name in COUNTERS]
-        if is_slice_by_slice(self.settings.models) and all(number < n for number, n in zip(counters, shape)):
-            self._send_early(counters, int(np.ravel_multi_index(counters, shape)), math.prod(shape))
+        n_slices = math.prod(shape)
+        announced = all(number < n for number, n in zip(counters, shape)) and n_slices <= MAX_SHAPE["kspace"][0]
+        if announced and is_slice_by_slice(self.settings.models):
+            self._send_early(counters, int(np.ravel_multi_index(counters, shape)), n_slices)
 
     def _send_early(self, counters: tuple[int, ...], i: int, n_slices: int) -> None:
         """The image of a slice that is whole, the `i`-th of as many as the header announces."""

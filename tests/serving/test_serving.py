@@ -215,6 +215,15 @@ def test_the_image_of_a_slice_comes_while_the_next_is_measured(models, serve, sc
     check_same(images, expected)
 
 
+def test_more_slices_than_the_header_announces_come_at_the_end(models, serve, scan, tmp_path):
+    """Or fewer than could be: then nothing of what it announces counts."""
+    _, lines = scan()
+    for name, text in (("few", xml(slice=0)), ("many", xml(slice=65535, phase=65535, contrast=65535, set=65535))):
+        server, expected = serve(), reconstructed(models, tmp_path, name, text, lines)
+        check_same(images_of(exchange(server, name, text, lines)), expected)
+        assert f"3 images of 32 x 24 sent, {1 if name == 'few' else 0} of them as they were whole" in logged(server)[0]
+
+
 def test_networks_that_need_neighbours_wait_for_the_whole_scan(of_neighbours, serve, scan, tmp_path):
     assert not is_slice_by_slice(of_neighbours)
     text, lines = scan()

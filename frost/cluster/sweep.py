@@ -115,8 +115,9 @@ def _submit(planned: Sweep, name: str, names: Sequence[str], parallel: int | Non
     lines = f'$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(tasks))})'
     command = f"{shlex.quote(sys.executable)} -m frost.cluster.experiment {shlex.quote(str(file))} {lines}"
     many = f"export PET_NPROC_PER_NODE={params.gpus}\n" if params.gpus > 1 else ""  # a process a GPU
+    where = Path(planned.checkout) / planned.project
     job = slurm.submit(
-        f"#!/bin/sh\n{many}exec {command}\n", f"--job-name={name}", f"--chdir={Path(planned.checkout) / planned.project}",
+        f"#!/bin/sh\n{many}exec {command}\n", f"--job-name={name}", f"--chdir={where}",
         f"--output={str(file.parent).replace('%', '%%')}/task-%A_%a.log", "--open-mode=append", "--export=ALL",
         "--requeue", f"--signal=B:TERM@{ENDING}", *params.requests(), slurm.array(n_tasks, parallel or params.parallel),
     )  # fmt: skip

@@ -68,9 +68,6 @@ def _nodes(stage: str) -> list[str]:
     job, n_nodes = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_NUM_NODES", "1")
     if not job or n_nodes == "1" or "PET_NNODES" in os.environ:
         return []
-    if int(os.environ.get("SLURM_STEP_ID", STEPS)) < STEPS:
-        sys.stderr.write(f"{stage}: in a step of job {job}, so on this node alone; its script would use {n_nodes}\n")
-        return []
     if not shutil.which("srun"):
         sys.stderr.write(f"{stage}: SLURM_JOB_ID={job} is ignored: there is no srun here\n")
         return []
@@ -78,6 +75,13 @@ def _nodes(stage: str) -> list[str]:
     if not running:
         sys.stderr.write(f"{stage}: SLURM_JOB_ID={job} is ignored: no such job runs\n")
         return []
+    if (step := os.environ.get("SLURM_STEP_ID")) and int(step) < STEPS:
+        steps = call("squeue", "--noheader", "--steps", f"--jobs={job}", "--format=%i").split()
+        if any(one.endswith(f".{step}") for one in steps):  # else of the step that this job was submitted from
+            sys.stderr.write(
+                f"{stage}: in a step of job {job}, so on this node alone; its script would use {n_nodes}\n"
+            )
+            return []
     return call("scontrol", "show", "hostnames", running).split()
 
 

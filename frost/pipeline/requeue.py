@@ -34,7 +34,7 @@ def run_job(command: list[str]) -> int:
             with suppress(psutil.Error):
                 stage.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=1)
+            process.wait(timeout=0.2)
     if process.returncode == 0 or not received:
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
     sys.stderr.write(f"stopped by SIGTERM: {_queue_again(_finished() != before)}\n")

@@ -19,7 +19,7 @@ from tests.test_pipeline import Repository, new_repository
 SPREAD = ("prepare", "train_varnet", "cache_varnet", "train_rcan")
 OUTS = ("data/images.zarr", "data/varnet.zarr", "data/reconstructions", "models", "metrics/curves", "metrics/tables")
 LONG = 1200  # seconds that a loaded machine may take for a pipeline
-EPOCHS = 40
+EPOCHS = 200
 
 
 class Job:
@@ -50,13 +50,16 @@ class Job:
         """What Slurm does before a time limit, by `--signal=B:TERM@120`; then wait until it runs again."""
         restarts = int(self.fact("Restarts"))
         self.slurm.run("scancel", "--batch", "--signal=TERM", self.number)
-        until(lambda: int(self.fact("Restarts")) > restarts or self.fact("JobState") in ("COMPLETED", "FAILED"), LONG)
-        self.begin_at_once()
+        until(
+            lambda: self.runs() and (int(self.fact("Restarts")) > restarts or self.fact("JobState") != "RUNNING"), LONG
+        )
 
-    def begin_at_once(self):
-        """Slurm lets a job that is queued again wait for two minutes; not here."""
-        with suppress(subprocess.CalledProcessError):  # it runs already
-            self.slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
+    def runs(self):
+        """Whether it runs, or has ended. Slurm lets a job that is queued again wait for two minutes; not here."""
+        if (state := self.fact("JobState")) == "PENDING":
+            with suppress(subprocess.CalledProcessError):  # it has just begun
+                self.slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
+        return state not in ("PENDING", "COMPLETING")
 
     def step(self):
         """The number of the step that runs now."""
@@ -107,6 +110,7 @@ STAGE = ("python", "-m", "stages.prepare", "--index", "i", "--source", "s", "--i
         (("salloc", "-QN2"), {}, "on 2 nodes, PET_NPROC_PER_NODE=1"),
         (("salloc", "-QN2"), {"PET_NPROC_PER_NODE": "2"}, "on 2 nodes, PET_NPROC_PER_NODE=2"),
         (("salloc", "-QN2"), {"SLURM_STEP_ID": str(0xFFFFFFFA)}, "on 2 nodes, PET_NPROC_PER_NODE=1"),  # its own shell
+        (("salloc", "-QN2"), {"SLURM_STEP_ID": "0"}, "on 2 nodes, PET_NPROC_PER_NODE=1"),  # submitted from a step
         (("salloc", "-QN2"), {"PET_NNODES": "1"}, ""),
         (("salloc", "-QN1"), {}, ""),
         (("srun", "-QN2", "-n2"), {}, "in a step of job .*, so on this node alone; its script would use 2"),
@@ -186,8 +190,7 @@ def test_a_time_limit_a_killed_step_and_a_dead_node_lose_nothing(slurm, alone, f
         process.kill()
     until(lambda: slurm.nodes()[NODES[1]].startswith("down") or job.fact("JobState") == "FAILED", LONG)
     slurm.start_node(NODES[1])
-    until(lambda: set(slurm.nodes().values()) == {"idle"} or job.fact("Restarts") == "1", LONG)
-    job.begin_at_once()
+    until(lambda: not any(state.startswith("down") for state in slurm.nodes().values()) and job.runs(), LONG)
     if job.end()[0]:  # the stage ended before Slurm knew that the node is dead
         job = Job(slurm, fresh, "dvc repro")
     status, said = job.end()
@@ -200,14 +203,14 @@ def test_a_training_survives_ten_time_limits(slurm, alone, tmp_path):
     shutil.copytree(alone.folder, tmp_path / "repository", symlinks=True)
     repository = Repository(tmp_path / "repository")
     stage = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]["train_rcan"]
-    repository.params(train_rcan__fit__epochs=3000)
+    repository.params(train_rcan__fit__epochs=800)
     job = Job(slurm, repository, stage["cmd"], nodes=1)
     for _ in range(10):
         before = states(repository)
         until(lambda: states(repository) != before, LONG)  # noqa: B023
         job.stop()
     assert job.fact("Restarts") == "10" and job.said().count("\nstopped: the state of epoch ") == 10
-    repository.params(train_rcan__fit__epochs=3000)
+    repository.params(train_rcan__fit__epochs=800)
     status, said = job.end()
     assert status == 0, said
     disturbed = repository.digest("models/rcan", "metrics/curves")

@@ -59,7 +59,7 @@ def name_this_node() -> None:
 
     By these names nodes are also numbered, so that the first process is on the first node, beside DVC.
     """
-    if name := os.environ.get("SLURMD_NODENAME"):
+    if (name := os.environ.get("SLURMD_NODENAME")) and os.environ.get("PET_NNODES", "1") != "1":
         os.environ.setdefault("PET_LOCAL_ADDR", name)
 
 

@@ -78,11 +78,11 @@ def run(command: Sequence[str], without: str) -> int:
 
 
 def _relay(lines: Iterable[str], told: list[str], of_slurm: list[str]) -> None:
-    """Write on what the command says, and what Slurm says but errors, which follow from those of the command."""
+    """Write on what the command says, and that Slurm lets it wait. Slurm's errors follow from those of the command."""
     for line in lines:
         if found := re.match(r"(?:srun|slurmstepd\S*): error: (.*)", line):
             of_slurm.append(found[1].strip(" *"))
-        else:
+        elif not line.startswith("srun: ") or line.startswith("srun: job "):
             told.append(line)
             sys.stderr.write(line)
 

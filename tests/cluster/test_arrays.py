@@ -254,9 +254,9 @@ def test_a_training_in_whose_time_no_epoch_fits_is_not_begun_for_ever(workspace,
 @pytest.mark.parametrize(
     ("changes", "environment", "line"),
     [
-        ({}, {"PATH": str(Path(shutil.which("true")).parent / "none")}, "sbatch: no such program; a login node"),
+        ({}, {"PATH": str(Path(shutil.which("true")).parent / "none")}, "scontrol: no such program; a login node"),
         ({"partition": "none"}, {}, "sbatch: invalid partition specified: none; "),
-        ({"options": ["--nodes=7"]}, {}, "sbatch: Batch job submission failed: "),
+        ({"options": ["--constraint=none"]}, {}, "sbatch: Batch job submission failed: Invalid feature specification"),
         ({"gpu": 1}, {}, "cluster.yaml: job.gpu: no such parameter; there are partition, time, gpus, "),
         ({"volumes": 0}, {}, "cluster.yaml: job.volumes: Input should be greater than or equal to 1, not 0"),
         ({}, {"FROST_EXECUTOR": "slrum"}, "FROST_EXECUTOR=slrum: there is slurm; unset, stages compute here"),

@@ -9,10 +9,6 @@ from tests.sweeps import Toy, toy
 from tests.test_pipeline import Repository, finished, repository, stages_run  # noqa: F401  # fixtures
 
 
-def plain(folder):
-    return toy(folder / "toy")
-
-
 def worktree(folder):
     toy(folder / "toy").git("worktree", "add", "--quiet", "--detach", "../tree")
     return Toy(folder / "tree")
@@ -39,7 +35,7 @@ def of_a_larger_repository(folder):
     """A project in a folder of a git repository that has others."""
     outer = toy(folder / "toy")
     outer.git("rm", "-r", "--quiet", "--cached", ".dvc", ".dvcignore")
-    inner = Toy(outer.folder / "inner")
+    inner = Toy(outer.folder / "inner", DVC_SITE_CACHE_DIR=str(folder / "site"))
     inner.folder.mkdir()
     for name in ("params.yaml", "dvc.yaml", "train.py", "data.txt", ".gitignore"):
         (outer.folder / name).rename(inner.folder / name)

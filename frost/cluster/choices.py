@@ -149,7 +149,7 @@ def _params_of_all(
     for one in sweeps:
         files: dict[str, dict[str, Any]] = {}
         with tempfile.TemporaryDirectory() as folder:
-            for number, (file, overrides) in enumerate(one.items()):
+            for number, (file, overrides) in enumerate({PARAMS: [], **one}.items()):
                 copy = Path(folder) / f"{number}{Path(file).suffix}"
                 try:
                     copy.write_bytes((project.root / file).read_bytes())
@@ -166,7 +166,7 @@ def _check(project: Project, files: Mapping[str, Mapping[str, dict[str, Any]]]) 
     """Raises InputError for a param that names a file or folder of the checkout that a clone will not have."""
     tracked = {name for name in _git(project, "ls-files", "-z", "--full-name").split("\0") if name}
     folders = {str(folder) for name in tracked for folder in Path(name).parents}
-    for values in (one.get(PARAMS, {}) for one in files.values()):
+    for values in (one[PARAMS] for one in files.values()):
         for key, value in _strings(values):
             path = project.root / value
             if Path(value).is_absolute() or not value.strip() or not path.exists():

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-BENCHES = ("grappa", "sense", "varnet", "cache_read", "scale", "memory", "stage2", "options")
+BENCHES = ("grappa", "sense", "varnet", "cache_read", "scale", "memory", "stage2", "options", "busy", "gpu")
 Result = dict[str, Any]
 
 

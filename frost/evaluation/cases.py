@@ -89,7 +89,7 @@ def best_blend(pairs: PairDataset) -> float:
         if no_signal(volume["target"]):
             return None
         maximum = float(volume["target"].max())
-        return [ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean() for w in weights]
+        return [float(ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean()) for w in weights]
 
     totals = np.zeros(len(weights))
     for found in spread(sample(pairs), ssims):

@@ -30,6 +30,7 @@ from frost.networks.common.checkpoint import load_config, load_network, network_
 from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
+from frost.networks.kspace.grappa_varnet import GrappaVarNet
 from frost.outputs import FORMATS
 from frost.outputs.contract import Reconstruction, part_made_by, pseudonym
 from frost.pipeline.params import checked
@@ -157,10 +158,11 @@ def require_channels(models: Models, reader: VolumeReader) -> None:
     """InputError where a volume cannot have the images that the networks take in."""
     if reader.volume.mask.of_samples:
         with reader.named():
-            if any(parse_channel(name)[0] == "grappa" for name in models.inputs):
+            begins = isinstance(models.varnet, GrappaVarNet)
+            if begins or any(parse_channel(name)[0] == "grappa" for name in models.inputs):
                 raise InputError(
-                    "undersampled in two directions, which GRAPPA does not fill, and these networks take its image in; "
-                    "networks with train_rcan.inputs: [varnet, sense] do without"
+                    "undersampled in two directions, which GRAPPA does not fill, and these networks need its image; "
+                    "a `varnet`, and an RCAN with train_rcan.inputs: [varnet, sense], do without"
                 )
 
 

@@ -99,8 +99,9 @@ class ScanDataset(Dataset[dict[str, Any]]):
 
 
 def batch_shape(volume: Volume) -> tuple[int, ...]:
-    """Coils, frame, reconstruction size and directions of the mask: what is alike within a batch of k-space."""
-    return (volume.n_coils, volume.height, volume.width, *volume.crop, 1 + volume.mask.of_samples)
+    """Coils, frame, reconstruction size, and 2 where masks have both directions: what is alike within a batch."""
+    shape = (volume.n_coils, volume.height, volume.width, *volume.crop)
+    return (*shape, 2) if volume.mask.of_samples else shape
 
 
 def move_coil_images(

@@ -24,12 +24,15 @@ def test_every_format_is_described(tmp_path, kspace):
         if image_file is not None:
             continue
         (found,) = inspect(file)
-        coils = 1 if layout == "fastmri_singlecoil" else COILS
+        coils = {"fastmri_singlecoil": 1, "calgary_campinas": 12}.get(layout, COILS)
+        lines = 21 if layout == "calgary_campinas" else COLUMNS  # to 0.85 of them
         assert found.refused is None and found.format == layout and found.why and found.use
         assert (found.slices, found.coils, found.size) == (3, coils, (ROWS, COLUMNS))
-        assert (found.sampling, found.lines, found.effective_acceleration) == ("full", COLUMNS, 1)
+        assert (found.sampling, found.lines, found.effective_acceleration) == ("full", lines, 1)
         assert found.noise is not None and 0.001 < found.noise < 0.5
-        assert found.target == ("computed" if layout in ("bart", "cmrxrecon", "ismrmrd") else "file")
+        assert found.target == (
+            "computed" if layout in ("bart", "calgary_campinas", "cmrxrecon", "ismrmrd") else "file"
+        )
 
 
 def test_an_snu_tree_is_told_by_its_folders(tmp_path, write_snu_tree):

@@ -35,8 +35,7 @@ class GrappaVarNet(VarNet):
         """GRAPPA's k-space, fitted on each slice. Raises InputError for masks of samples."""
         if mask.ndim > 2:
             raise InputError(
-                "train_varnet.network: grappa_varnet begins with GRAPPA, which fills whole columns; `varnet` "
-                "takes masks of two directions"
+                "grappa_varnet begins with GRAPPA, which fills whole columns; `varnet` takes masks of two directions"
             )
         if masked_kspace.is_meta:  # where memory is counted and nothing computed; no gradient needs anything of this
             return torch.empty_like(masked_kspace)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Complex
 from frost.errors import InputError
 from frost.mri.raw import as_columns, require_centre
 from frost.scans.formats.contract import Format, Found, Header, MaskFromData
+from frost.scans.formats.matlab import is_old, read_variable, variables
 from frost.scans.h5 import (
     MAX_BYTES,
     MAX_SHAPE,
@@ -27,7 +28,6 @@ from frost.scans.h5 import (
     named_faults,
     open_h5,
 )
-from frost.scans.matlab import is_old, read_variable, variables
 from frost.scans.volumes import Layout
 
 NAME = re.compile(r"kspace_full|kspace|kus|kspace_sub(\d+)")

@@ -21,7 +21,7 @@ def scores_table(done: Done) -> Table:
     with_bound = any(row["bound"] for row in done.rows)
     # Numbers keep their width, names of volumes give way: it fits 80 columns.
     title = "SSIM of each volume, fastMRI's" if images else None
-    table = Table(title=title, box=SIMPLE_HEAD, padding=0)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("volume", overflow="fold", min_width=8)
     heads = ["R", "coils", "scan", *(["least"] if with_bound else []), *(HEADS[image] for image in images)]
     for head in [*heads, *(["ms a\nslice"] if with_time else [])]:

@@ -92,13 +92,12 @@ def test_a_fastmri_tree(repository, tmp_path, write_fastmri_tree):
         said = typist.type("sh", "dvc repro")
     assert list(stages_run(said))[-1] == "evaluate"
     metrics, files = results(repository)
-    split = "test" if "test" in metrics else "val"  # the test files of this tree have no targets
-    assert 0 < metrics[split]["rcan"]["ssim"] < 1
-    assert files == ["file1004.h5", "file1005.h5", "file1006.h5"]
-    assert "data/simulated" not in json.loads((repository.folder / "data/index/train.json").read_text())[0]["file"]
-    assert list(repository.repro()) == ["simulate", "index"] or list(stages_run(typist.type("sh", "dvc repro"))) == [
-        "index"
-    ]
+    assert 0 < metrics["test"]["rcan"]["ssim"] < 1
+    assert files == ["file1004.h5", "file1005.h5"]  # test files without targets score nothing: test is cut from val
+    assert json.loads((repository.folder / "data/index/train.json").read_text())[0]["file"].startswith(
+        "multicoil_train"
+    )
+    assert list(repository.repro()) == ["index"]
 
 
 def test_an_snu_tree_and_its_submission(repository, tmp_path, write_snu_tree):
@@ -108,7 +107,7 @@ def test_an_snu_tree_and_its_submission(repository, tmp_path, write_snu_tree):
         if "snu2026" not in text:
             typist.type(language, text)
     typist.type("yaml", "evaluate: {presets: []}\n")
-    assert "evaluate" in stages_run(typist.type("sh", "dvc repro")) or results(repository)[1]
+    typist.type("sh", "dvc repro")
     metrics, files = results(repository)
     assert 0 < metrics["val"]["rcan"]["ssim"] < 1 and files
     (submission,) = (text for _, text in parts if "snu2026" in text)

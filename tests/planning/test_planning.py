@@ -6,22 +6,25 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from ruamel.yaml import YAML
 
+from frost.cache.folds import frozen_facts, frozen_networks, frozen_sources, network_for, training_record
 from frost.cache.store import Store
 from frost.mri.sampling import MaskRecord
-from frost.networks.common.checkpoint import build
+from frost.networks.common.checkpoint import build, save_network
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.params import NamedParams
 from frost.planning.agreement import between_sections, notes, untracked_networks, with_files, with_scans
-from frost.planning.estimates import size
+from frost.planning.estimates import kspace_inputs, size
 from frost.planning.plan import plan_lines
 from frost.planning.sections import read_project
 from frost.training.fit import FitParams
+from frost.training.stage_one import facts
 from tests.indexes import index_of
 from tests.paths import ROOT
 
@@ -201,6 +204,89 @@ def test_the_plan_counts_the_work(tmp_path, index, monkeypatch):
         network = build(IMAGE_NETWORKS, project.train_rcan.network, 1)
     assert f"{sum(weight.numel() for weight in network.parameters()):,} parameters" in lines["train_rcan"]
     assert "4 epochs of 4 steps" in lines["train_varnet"] and lines["train_varnet"].endswith("; starts")
+
+
+SMALL_VARNET = {"cascades": 1, "channels": 4, "pools": 1, "sens_channels": 2, "sens_pools": 1, "sens_size": 16}
+
+
+@pytest.fixture
+def small(tmp_path, index, monkeypatch):
+    """The lines of a plan by stage, with small networks, in a workspace whose store can be filled."""
+    monkeypatch.chdir(tmp_path)
+    changes = {f"train_varnet.network.{key}": value for key, value in SMALL_VARNET.items()}
+    write_params(tmp_path, changes | {"train_rcan.network.features": 8, "prepare.sense": None})
+    project, faults = read_project(tmp_path / "params.yaml", tmp_path / "dvc.yaml")
+    assert not faults
+
+    def lines(source=None, frozen=False):
+        return {line.split(": ")[0]: line for line in plan_lines(project, index, store, source, frozen)}
+
+    store = Store(tmp_path / "store")
+    lines.project, lines.store = project, store
+    return lines
+
+
+def test_each_stage_that_runs_has_a_time_by_a_probe_of_the_scans(small, index, tmp_path_factory, monkeypatch):
+    source = next(
+        path for path in tmp_path_factory.getbasetemp().glob("scans*") if (path / index["val"][0].file).exists()
+    )
+    lines = small(source)
+    for stage in ("prepare", "train_varnet", "cache_varnet", "train_rcan"):
+        assert re.search(r"; about \d+ (s|min|h)", lines[stage]), lines[stage]
+    assert lines["evaluate"].endswith("time unknown")
+    assert not any("about" in line for line in small().values())
+    monkeypatch.setattr("frost.planning.probes.LIMIT", 1e-4)
+    assert "time unknown" in small(source)["train_varnet"]
+    assert "time unknown" in small(tmp_path_factory.mktemp("nothing"))["prepare"]
+
+
+def test_what_the_store_has_is_told_of_every_stage(small, index):
+    everyone = [volume for volumes in index.values() for volume in volumes]
+    project, store = small.project, small.store
+
+    def network(folder):
+        trained_on = [training_record(volume) for volume in index["train"]]
+        varnet = build(KSPACE_NETWORKS, project.train_varnet.network)
+        save_network(folder, "varnet", varnet, trained_on=trained_on)
+
+    lines = small()
+    assert "by a network that is not there yet, all of 6 volumes" in lines["cache_varnet"]
+    depends = facts(project.train_varnet, index["train"], index["val"]) | {"processes": 1}
+    entry = store.produce("train_varnet", depends, network)
+    lines = small()
+    assert lines["train_varnet"].endswith("; is in the store")
+    assert "6 volumes, 12 slices to make, 0 volumes in the store" in lines["cache_varnet"]
+
+    networks, sources = frozen_networks(entry.folder), frozen_sources(entry.folder)
+    for volume in everyone:
+        own = frozen_facts(volume, network_for(networks, volume), sources)
+        store.produce("cache_varnet", own, lambda folder, name=volume.name: (folder / "zarr.json").write_text(name))
+    lines = small()
+    assert lines["cache_varnet"] == "cache_varnet: all of 6 volumes, 12 slices in the store"
+    assert lines["train_rcan"].endswith("its state is known once the caches are in place")
+    store.link(entry, Path("models/varnet"))
+    assert "0 volumes in the store" not in small(frozen=True)["cache_varnet"]
+    assert small(frozen=True)["train_varnet"] == "train_varnet: frozen by dvc.yaml, does not run"
+
+
+def test_a_volume_more_to_train_on_is_not_the_cheap_case_and_the_plan_tells_so(small, index, monkeypatch):
+    trained_on = [training_record(volume) for volume in index["train"][:1]]
+    save_network(Path("models/varnet"), "varnet", build(KSPACE_NETWORKS, small.project.train_varnet.network),
+                 trained_on=trained_on)  # fmt: skip
+    line = small()["train_varnet"]
+    assert "; starts, as 1 of its volumes are new, and all is cached anew after it; `dvc repro --single-item " in line
+
+
+def test_the_memory_of_a_varnet_that_begins_with_grappa_is_known(index):
+    section = YAML_OF.load((ROOT / "params.yaml").read_text())["train_varnet"]
+    grappa = {"kernel_lines": 2, "kernel_points": 7, "regularisation": 0.03, "calibration": "slice"}
+    fit, sizes = FitParams.model_validate(section["fit"]), []
+    for choice in (section["network"], section["network"] | {"name": "grappa_varnet", "grappa": grappa}):
+        with torch.device("meta"):
+            network = build(KSPACE_NETWORKS, NamedParams(**choice))
+        sizes.append(size(network, kspace_inputs(index["train"], 1), fit))
+    assert sizes[0].n_parameters == sizes[1].n_parameters
+    assert sizes[1].memory == pytest.approx(sizes[0].memory, rel=0.05)
 
 
 @pytest.mark.parametrize("stage", ["train_varnet", "train_rcan"])

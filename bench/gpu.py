@@ -129,17 +129,17 @@ def measure(folder: Path, preset: Path, size: Size, device: torch.device) -> dic
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
-    varnet = build(KSPACE_NETWORKS, stage_one.network).to(device)
+    varnet = build(KSPACE_NETWORKS, stage_one.network).to(device).eval().requires_grad_(False)
     scans = ScanDataset(source, [volume], None, seed=0)
     with VolumeReader(source, volume) as reader:
         passes = cycle(range(volume.n_slices))
         found["VarNet, pass, s"] = seconds(lambda: list(network_images(reader, varnet, device, [next(passes)])), size)
         found |= classical(reader, params, size, device)
-    step = stepper(varnet, stage_one.fit, device)
+    step = stepper(varnet.train().requires_grad_(True), stage_one.fit, device)
     found["VarNet, step, s"] = of_steps(step, endless(DataLoader(scans, stage_one.fit.batch_size)), size)
     found["VarNet, peak, GiB"] = peak_gib(device)
 
-    cache(folder, volume, params, varnet.eval(), device)
+    cache(folder, volume, params, varnet.eval().requires_grad_(False), device)
     pairs = PairDataset(folder / "images.zarr/train", folder / "varnet.zarr/train", stage_two.inputs)
     rcan = build(IMAGE_NETWORKS, stage_two.network, len(stage_two.inputs))
     layout = torch.channels_last if stage_two.fit.channels_last else torch.contiguous_format

@@ -156,7 +156,7 @@ def measure(folder: Path, preset: Path, size: Size, device: torch.device) -> dic
     )
     scored = EvaluateParams(**params["evaluate"] | {"foreground": 1e-9})
     began = time.perf_counter()
-    evaluate({"val": pairs}, rcan.eval(), scored, device, lambda split, case: None)
+    evaluate({"val": pairs}, rcan.eval().requires_grad_(False), scored, device, lambda split, case: None)
     found["evaluate, a slice, s"] = (time.perf_counter() - began) / len(pairs)
     return found | {"peak, GiB": peak_gib(device)}
 

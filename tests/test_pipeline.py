@@ -448,7 +448,7 @@ def test_masks_of_two_directions_go_through_every_stage_without_grappa(tmp_path)
     assert "grappa" not in metrics and all(0 < metrics[image]["ssim"] < 1 for image in ("zero_filled", "sense", "rcan"))
     made_by = json.loads((folder / "models" / "rcan" / "config.json").read_text())["made_by"]
     assert made_by["scans"]["directions"] == [2, 2] and "difference_sense" in made_by["scans"]
-    repository.frost("report")
+    repository.frost("report", "--output", "report.html")
     assert "disagreement of VarNet and SENSE" in (folder / "report.html").read_text()
     words = ("--input", "data/simulated/test", "--models", "models", "--device", "cpu")
     assert "familiar" in repository.frost("reconstruct", *words, "--output", "images")

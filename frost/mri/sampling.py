@@ -21,7 +21,7 @@ from frost.errors import InputError
 from frost.pipeline.params import Params
 
 ColumnKind = Literal["random", "equispaced", "equispaced_fraction", "magic", "magic_fraction"]
-MaskKind = ColumnKind | Literal["poisson", "file", "file_2d"]
+MaskKind = Literal[ColumnKind, "poisson", "file", "file_2d"]
 Columns = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Centre = slice | tuple[slice, slice]
 """The fully measured middle of a mask, as an index of it: columns, or rows and columns."""

@@ -25,7 +25,7 @@ from frost.scans.splits import SplitParams, cut_splits
 from frost.scans.volumes import SPLITS, Layout, Split, Volume
 
 Say = Callable[[str], object]
-DrawnKind = ColumnKind | Literal["poisson"]
+DrawnKind = Literal[ColumnKind, "poisson"]
 
 
 def _as_list(value: object) -> object:

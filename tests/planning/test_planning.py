@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from frost.pipeline.params import NamedParams
 from frost.planning.agreement import between_sections, notes, untracked_networks, with_files, with_scans
 from frost.planning.estimates import kspace_inputs, size
 from frost.planning.plan import plan_lines
+from frost.planning.probes import _timed
 from frost.planning.sections import read_project
 from frost.training.fit import FitParams
 from frost.training.stage_one import facts
@@ -226,7 +228,7 @@ def small(tmp_path, index, monkeypatch):
     return lines
 
 
-def test_each_stage_that_runs_has_a_time_by_a_probe_of_the_scans(small, index, tmp_path_factory, monkeypatch):
+def test_each_stage_that_runs_has_a_time_by_a_probe_of_the_scans(small, index, tmp_path_factory):
     source = next(
         path for path in tmp_path_factory.getbasetemp().glob("scans*") if (path / index["val"][0].file).exists()
     )
@@ -235,9 +237,14 @@ def test_each_stage_that_runs_has_a_time_by_a_probe_of_the_scans(small, index, t
         assert re.search(r"; about \d+ (s|min|h)", lines[stage]), lines[stage]
     assert lines["evaluate"].endswith("time unknown")
     assert not any("about" in line for line in small().values())
-    monkeypatch.setattr("frost.planning.probes.LIMIT", 1e-4)
-    assert "time unknown" in small(source)["train_varnet"]
     assert "time unknown" in small(tmp_path_factory.mktemp("nothing"))["prepare"]
+
+
+def test_a_probe_that_takes_too_long_is_given_up(monkeypatch):
+    monkeypatch.setattr("frost.planning.probes.LIMIT", 0.05)
+    assert _timed(lambda: time.sleep(60)) is None
+    monkeypatch.undo()
+    assert _timed(lambda: None) >= 0
 
 
 def test_what_the_store_has_is_told_of_every_stage(small, index):

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from frost.errors import InputError
-from frost.pipeline.ending import end_on_signals
-from frost.pipeline.ranks import forget_other_launchers
+from frost.pipeline.processes.ending import end_on_signals
+from frost.pipeline.processes.ranks import forget_other_launchers
 
 app = typer.Typer(
     help="Accelerated MRI reconstruction in two stages. The pipeline itself runs by `dvc repro`.",
@@ -484,7 +484,7 @@ def serve(
 
     Example: frost serve --port 9002
     """
-    from frost.pipeline.ending import kept_so_far
+    from frost.pipeline.processes.ending import kept_so_far
     from frost.reconstruction.live import default_models, load_models, new_masks
     from frost.serving.server import Limits, Server, log_line
     from frost.serving.session import Settings
@@ -506,7 +506,7 @@ def job(command: Annotated[list[str], typer.Argument(help="what to run, with its
     With `#SBATCH --signal=B:TERM@120` Slurm gives notice before the limit. The stage then ends, its state is kept, and
     the job is queued again; the exit status is 75. docs/cluster.md has the batch script.
     """
-    from frost.pipeline.requeue import run_job
+    from frost.cluster.requeue import run_job
 
     sys.exit(run_job(command))
 

@@ -34,7 +34,7 @@ from frost.pipeline.costs import measured
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.pipeline.ranks import rank
+from frost.pipeline.processes.ranks import rank
 from frost.scans.challenge_files import challenge_path, write_reconstruction
 
 

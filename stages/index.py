@@ -12,10 +12,10 @@ from frost.cache.produce import stage_lock
 from frost.cache.store import Store
 from frost.errors import InputError
 from frost.pipeline.checking import checked_params
-from frost.pipeline.ending import end_if_orphaned
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, read_sections, stage_paths
 from frost.pipeline.places import store_root
+from frost.pipeline.processes.ending import end_if_orphaned
 from frost.scans.identity import digest_of_import
 from frost.scans.indexing import IndexParams, build_index
 from frost.scans.volumes import write_index

@@ -8,10 +8,10 @@ from tqdm import tqdm
 from frost.cache.produce import stage_lock
 from frost.cache.store import Store
 from frost.pipeline.checking import checked_params
-from frost.pipeline.ending import end_if_orphaned
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
+from frost.pipeline.processes.ending import end_if_orphaned
 from frost.simulation.params import SimulateParams
 from frost.simulation.simulate import simulate
 

@@ -15,7 +15,7 @@ from frost.networks.common.checkpoint import load_config, save_network
 from frost.pipeline.launch import run, summary
 from frost.pipeline.params import load_params, stage_paths
 from frost.pipeline.places import store_root
-from frost.pipeline.ranks import rank
+from frost.pipeline.processes.ranks import rank
 from frost.scans.identity import require_unchanged
 from frost.scans.volumes import Volume, read_index
 from frost.training.fit import History, fit

@@ -40,8 +40,8 @@ from frost.cache.entries import entry_key
 from frost.cache.store import Store
 from frost.networks.common.checkpoint import build, save_network
 from frost.networks.kspace import KSPACE_NETWORKS
-from frost.pipeline import claims, ending, unfinished
 from frost.pipeline.params import NamedParams, load_params
+from frost.pipeline.processes import claims, ending, unfinished
 from frost.scans.indexing import IndexParams, build_index
 from frost.scans.volumes import write_index
 from frost.training.state import read_state, write_state

@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 from frost.cache.shards import cache_faults
 from frost.networks.common.checkpoint import load_network, save_network
 from frost.networks.kspace import KSPACE_NETWORKS
-from frost.pipeline.unfinished import is_left
+from frost.pipeline.processes.unfinished import is_left
 from frost.scans.volumes import SPLITS
 from frost.training.state import read_state, write_state
 from tests.paths import ROOT

@@ -16,7 +16,7 @@ from typing import Any
 
 from frost.cache.slices import REPAIR
 from frost.errors import InputError
-from frost.pipeline.unfinished import is_left, unfinished, writer
+from frost.pipeline.processes.unfinished import is_left, unfinished, writer
 
 SCHEMA = 1  # in every key: raise it when the manifest changes its form. A stage's own files: its sources are in its key
 MANIFEST = "manifest.json"

@@ -11,7 +11,7 @@ from torch import nn
 from frost.cache.shards import write_volume
 from frost.mri.noise import noise_share
 from frost.mri.sampling import effective_acceleration
-from frost.pipeline.ranks import local_rank
+from frost.pipeline.processes.ranks import local_rank
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import Volume
 

@@ -25,10 +25,10 @@ from frost.cache.slices import INDEX
 from frost.cache.store import Store
 from frost.errors import InputError
 from frost.pipeline.costs import measured
-from frost.pipeline.ending import end_if_orphaned, without_ctrl_c
-from frost.pipeline.executor import executor, share
+from frost.pipeline.processes.ending import end_if_orphaned, without_ctrl_c
+from frost.pipeline.processes.executor import executor, share
+from frost.pipeline.processes.ranks import n_local_ranks, rank
 from frost.pipeline.progress import Progress, tell
-from frost.pipeline.ranks import n_local_ranks, rank
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
@@ -100,8 +100,8 @@ def produce_all(
     the splits. Returns how many slices were missing, whoever computed them. Raises the first InputError of
     any process.
 
-    An executor makes them in jobs instead, where there is one (`frost.pipeline.executor`). A process of such a job
-    computes its share, and links nothing.
+    An executor makes them in jobs instead, where there is one (`frost.pipeline.processes.executor`). A process of
+    such a job computes its share, and links nothing.
     """
     keys = {entry_key(stage, task.facts): task for tasks in splits.values() for task in tasks}
     if (mine := share()) is not None:

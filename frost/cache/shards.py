@@ -38,7 +38,7 @@ from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from frost.cache.slices import INDEX, LITTLE_FLOAT32, REPAIR, Place, SplitArrays, VolumeArray
 from frost.errors import InputError
-from frost.pipeline.unfinished import is_left, unfinished
+from frost.pipeline.processes.unfinished import is_left, unfinished
 
 DIMENSIONS = ("slice", "channel", "y", "x")
 NO_DIGEST = "0" * 64  # in a group's metadata while the digest of them is taken

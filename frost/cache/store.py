@@ -14,7 +14,7 @@ in a temporary folder makes anyone compute it again; stages link entries into th
 `Store.produce` computes into tmp/, then a rename makes the entry: a process that is killed leaves a whole entry or
 none, and of two that made the same the second takes what the first has put there. So locks only save work: of several
 hosts they may hold within each alone, or not at all. What is in tmp/ belongs to the process in its name, and is removed
-when that is dead (`frost.pipeline.unfinished`); a training belongs to who has claimed it (`frost.pipeline.claims`).
+when that is dead (module `unfinished` of `frost.pipeline.processes`); a training belongs to who has claimed it (`claims`).
 Never trusted: `Store.take` reads every byte. Many volumes, made in many processes: `frost.cache.produce`.
 """
 
@@ -46,10 +46,10 @@ from frost.cache.entries import (
     write_manifest,
 )
 from frost.errors import InputError
-from frost.pipeline.claims import claimed
-from frost.pipeline.ending import end_if_orphaned
-from frost.pipeline.executor import executor, share
-from frost.pipeline.unfinished import beating, is_left, server_time, unfinished
+from frost.pipeline.processes.claims import claimed
+from frost.pipeline.processes.ending import end_if_orphaned
+from frost.pipeline.processes.executor import executor, share
+from frost.pipeline.processes.unfinished import beating, is_left, server_time, unfinished
 
 # Faults of the machine that the user can do something about.
 FULL_OR_CLOSED = {

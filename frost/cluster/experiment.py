@@ -26,8 +26,8 @@ from typing import NoReturn, TextIO
 
 from frost.cluster import slurm
 from frost.errors import InputError
-from frost.pipeline.ending import end_children, heeded_signals
-from frost.pipeline.executor import EXECUTOR
+from frost.pipeline.processes.ending import end_children, heeded_signals
+from frost.pipeline.processes.executor import EXECUTOR
 
 TURNS = 100  # of a job whose time is over
 ATTEMPTS = 5  # to write a ref, which another git may hold a lock on

@@ -21,8 +21,8 @@ from frost.cluster import slurm
 from frost.cluster.records import Job, living, written
 from frost.cluster.settings import ClusterParams, cluster_params
 from frost.errors import InputError
-from frost.pipeline.ending import KEPT, end_if_orphaned, fail, kept_so_far
-from frost.pipeline.executor import EXECUTOR
+from frost.pipeline.processes.ending import KEPT, end_if_orphaned, fail, kept_so_far
+from frost.pipeline.processes.executor import EXECUTOR
 from frost.pipeline.progress import Progress, tell
 
 TRIES = 3

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import NamedTuple
 
 from frost.errors import InputError
-from frost.pipeline.ending import end_if_orphaned
+from frost.pipeline.processes.ending import end_if_orphaned
 
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # where Slurm is; the rest tells of the job around this one
 MISSING = "{}: no such program; a login node of a Slurm cluster has it"

@@ -20,8 +20,8 @@ from frost.cluster.choices import plan
 from frost.cluster.experiment import FAILED, Sweep, log_of, there
 from frost.cluster.settings import cluster_params
 from frost.errors import InputError
-from frost.pipeline.ending import KEPT, kept_so_far
-from frost.pipeline.executor import executor
+from frost.pipeline.processes.ending import KEPT, kept_so_far
+from frost.pipeline.processes.executor import executor
 from frost.pipeline.progress import tell
 
 FILE = "sweep.json"

@@ -1,7 +1,7 @@
 """What a job runs: `python -m frost.cluster.task FOLDER`, the stage itself, for the keys of this task alone.
 
-The stage finds them by FROST_SHARE (`frost.pipeline.executor`). It writes to the store and to no out of the workspace:
-the run that waits links those, and another may have begun there meanwhile.
+The stage finds them by FROST_SHARE (`frost.pipeline.processes.executor`). It writes to the store and to no out of the
+workspace: the run that waits links those, and another may have begun there meanwhile.
 """
 
 import os
@@ -18,8 +18,8 @@ from frost.cluster import slurm
 from frost.cluster.jobs import CHANGED
 from frost.cluster.records import Job, read
 from frost.errors import InputError
-from frost.pipeline.ending import fail
-from frost.pipeline.executor import EXECUTOR, SHARE
+from frost.pipeline.processes.ending import fail
+from frost.pipeline.processes.executor import EXECUTOR, SHARE
 
 OUTS = {"train_varnet": ("network", "curves"), "train_rcan": ("network", "curves")}  # that a stage writes as it goes
 

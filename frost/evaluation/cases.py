@@ -12,9 +12,9 @@ from torch import nn
 
 from frost.cache.pairs import PairDataset, input_channels, unlearned
 from frost.evaluation.scores import fastmri_scores, mean_of_finite, no_signal, require_finite, ssim_maps
-from frost.evaluation.sharing import spread
 from frost.networks.common.ensemble import Ensemble, self_ensemble
 from frost.pipeline.params import Params
+from frost.pipeline.processes.sharing import spread
 
 Images = dict[str, Float[np.ndarray, "slice y x"]]
 #: in the order of the tables and pictures, from the least work to the most

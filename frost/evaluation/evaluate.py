@@ -16,11 +16,11 @@ from frost.evaluation.disagreement import Agreement, Calibration, agreement, one
 from frost.evaluation.official.leaderboard import Leaderboard
 from frost.evaluation.official.presets import PRESETS, VolumeScores
 from frost.evaluation.scores import no_signal
-from frost.evaluation.sharing import spread
 from frost.evaluation.summaries import Metrics, slice_rows, summary, volume_rows
 from frost.evaluation.tables import Row
+from frost.pipeline.processes.ranks import rank
+from frost.pipeline.processes.sharing import spread
 from frost.pipeline.progress import tell
-from frost.pipeline.ranks import rank
 
 
 @dataclass

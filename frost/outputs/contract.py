@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from frost.errors import InputError
 from frost.mri.geometry import Geometry
-from frost.pipeline.unfinished import unfinished
+from frost.pipeline.processes.unfinished import unfinished
 
 #: by the key that an image has in files
 LABELS = {

@@ -20,8 +20,8 @@ from time import monotonic
 
 import psutil
 
+from frost.pipeline.processes.unfinished import unfinished
 from frost.pipeline.progress import peak_memory
-from frost.pipeline.unfinished import unfinished
 
 HEADS = ("zarr.json", "config.json")  # of a volume, of a network
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 
 from frost.errors import InputError
-from frost.pipeline.allocation import LOST, name_this_node, spread_over_nodes
-from frost.pipeline.ending import KEPT, PATIENCE, end_on_signals, fail, heeded_signals
-from frost.pipeline.executor import EXECUTOR, executor
-from frost.pipeline.ranks import LAUNCHER, forget_other_launchers, is_rank, rank
+from frost.pipeline.processes.allocation import LOST, name_this_node, spread_over_nodes
+from frost.pipeline.processes.ending import KEPT, PATIENCE, end_on_signals, fail, heeded_signals
+from frost.pipeline.processes.executor import EXECUTOR, executor
+from frost.pipeline.processes.ranks import LAUNCHER, forget_other_launchers, is_rank, rank
 
 DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan", "evaluate")  # the others take seconds
 HEAVY = ("simulate", "evaluate")  # too much for a login node, and nothing of it is in the store

@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from frost.errors import InputError
-from frost.pipeline.unfinished import unfinished
+from frost.pipeline.processes.unfinished import unfinished
 
 
 def apply_preset(preset: Path, params: Path) -> list[str]:

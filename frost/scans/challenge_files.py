@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
-from frost.pipeline.unfinished import unfinished
+from frost.pipeline.processes.unfinished import unfinished
 from frost.scans.h5 import attribute, named_faults, open_h5
 
 KNEE = ("CORPD_FBK", "CORPDFS_FBK")  # acquisitions of fastMRI's knees

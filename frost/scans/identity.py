@@ -11,7 +11,7 @@ from typing import Literal
 import h5py
 
 from frost.errors import InputError
-from frost.pipeline.unfinished import unfinished
+from frost.pipeline.processes.unfinished import unfinished
 from frost.scans.formats import FORMATS
 from frost.scans.h5 import named_faults, open_h5
 from frost.scans.volumes import Volume

@@ -6,7 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from frost.pipeline.unfinished import unfinished
+from frost.pipeline.processes.unfinished import unfinished
 from frost.simulation.planes import THICKNESS
 from frost.simulation.scanner import Scan
 from frost.simulation.worlds import World

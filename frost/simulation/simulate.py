@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from frost.errors import InputError
-from frost.pipeline.ending import without_ctrl_c
+from frost.pipeline.processes.ending import without_ctrl_c
 from frost.simulation.files import write_volume
 from frost.simulation.heads import HeadFile, head_planes, list_heads, load_head, zero_padded_axes
 from frost.simulation.objects import object_planes, with_lesions

@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from frost.errors import InputError
 from frost.mri.coils import center_crop
-from frost.pipeline.ending import KEPT, end_if_orphaned, kept_so_far
 from frost.pipeline.params import Params
+from frost.pipeline.processes.ending import KEPT, end_if_orphaned, kept_so_far
 from frost.pipeline.progress import TrainingProgress, peak_memory
 from frost.training.batches import ShapeBatches
 from frost.training.live import curve_writer

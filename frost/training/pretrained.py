@@ -22,7 +22,7 @@ from frost.networks.common.checkpoint import build, first_line, load_config, loa
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.networks.kspace.varnet import VarNet, VarNetParams
 from frost.pipeline.params import NamedParams
-from frost.pipeline.ranks import rank
+from frost.pipeline.processes.ranks import rank
 
 # What trainers put beside the weights: arguments, paths, scores, callbacks. None of it is needed.
 HARMLESS = re.compile(

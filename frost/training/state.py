@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from frost.pipeline.claims import require_claim
-from frost.pipeline.unfinished import is_left, unfinished
+from frost.pipeline.processes.claims import require_claim
+from frost.pipeline.processes.unfinished import is_left, unfinished
 
 DIGEST = 32  # bytes of sha256 at the head of the file
 

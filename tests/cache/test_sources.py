@@ -86,11 +86,11 @@ def test_modules_that_decide_no_number_are_left_out(module):
         "frost.cache.store",
         "frost.cache.produce",
         "frost.pipeline.places",
-        "frost.pipeline.ending",
+        "frost.pipeline.processes.ending",
         "frost.errors",
     )
     assert source_digest("some_physics", *plumbing) == source_digest("some_physics", "frost.cache.shards") != plain
-    assert source_digest("some_physics", "frost.errors", "frost.pipeline.ending") == plain
+    assert source_digest("some_physics", "frost.errors", "frost.pipeline.processes.ending") == plain
 
 
 def test_alone_a_module_counts_itself_and_not_what_it_imports(module):

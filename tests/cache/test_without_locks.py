@@ -15,7 +15,7 @@ import pytest
 from frost.cache.entries import entry_key
 from frost.cache.store import Store
 from frost.errors import InputError
-from frost.pipeline import claims, unfinished
+from frost.pipeline.processes import claims, unfinished
 from frost.training.state import read_state, write_state
 from tests.processes import contents, leftovers, until
 

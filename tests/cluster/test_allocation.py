@@ -10,7 +10,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from frost.pipeline.allocation import spread_over_nodes
+from frost.pipeline.processes.allocation import spread_over_nodes
 from tests.cluster.slurm import NODES
 from tests.paths import ROOT
 from tests.processes import until

@@ -2,7 +2,7 @@
 
 import pytest
 
-from frost.pipeline.allocation import LOST, _pass_on
+from frost.pipeline.processes.allocation import LOST, _pass_on
 
 FAULT = "error: params.yaml: no such file\n"
 BEREFT = f"error: {LOST[0]}. Run it again: what was finished is kept\n"

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from ruamel.yaml import YAML
 
-from frost.pipeline import ending
+from frost.pipeline.processes import ending
 from tests.paths import ROOT
 from tests.processes import until
 from tests.soak import VOLUMES, Workspace

@@ -9,8 +9,8 @@ from frost.cache.produce import Task, produce_all, stage_lock
 from frost.cache.shards import open_split, write_volume
 from frost.cache.store import Store
 from frost.errors import InputError
-from frost.pipeline.executor import EXECUTOR, SHARE, Executor, executor
 from frost.pipeline.launch import work_elsewhere
+from frost.pipeline.processes.executor import EXECUTOR, SHARE, Executor, executor
 
 
 @pytest.fixture

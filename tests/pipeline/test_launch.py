@@ -15,7 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from frost.errors import InputError
 from frost.pipeline.launch import LONGEST, run, spread_over_processes, summary, use_short_sockets
-from frost.pipeline.ranks import LAUNCHER
+from frost.pipeline.processes.ranks import LAUNCHER
 from tests.paths import ROOT
 
 
@@ -44,7 +44,7 @@ def test_a_summary_is_one_line_of_the_first_process(capsys, monkeypatch):
 
 WORK = """
 import time
-from frost.pipeline.ending import end_if_orphaned
+from frost.pipeline.processes.ending import end_if_orphaned
 print("at work", flush=True)
 while True:
     end_if_orphaned()

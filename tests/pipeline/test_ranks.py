@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from frost.pipeline.ranks import LAUNCHER, OTHERS, OURS, forget_other_launchers, is_rank
+from frost.pipeline.processes.ranks import LAUNCHER, OTHERS, OURS, forget_other_launchers, is_rank
 from tests.paths import ROOT
 
 A_RANK = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
@@ -40,7 +40,7 @@ def test_a_rank_keeps_what_is_its_own(environment, monkeypatch):
 
 WORK = """
 import os
-from frost.pipeline.ranks import forget_other_launchers, is_rank
+from frost.pipeline.processes.ranks import forget_other_launchers, is_rank
 forget_other_launchers()
 os.write(1, f"{is_rank()} {os.environ.get('RANK')}\\n".encode())
 """

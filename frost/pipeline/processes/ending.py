@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import psutil
 
-from frost.pipeline.ranks import rank
+from frost.pipeline.processes.ranks import rank
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE = 5  # seconds that a process has to end by itself

@@ -3,7 +3,7 @@
     <folder>/claim/<writer>   one file, whose name says who writes; touched while that process is alive
 
 It rests on one atomic rename of a folder onto nothing or onto an empty one, and on no lock. The claim of a process that
-is dead, or of another host and silent (`frost.pipeline.unfinished`), goes to the next that wants it.
+is dead, or of another host and silent (`frost.pipeline.processes.unfinished`), goes to the next that wants it.
 """
 
 import errno
@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from frost.errors import InputError
-from frost.pipeline.ending import end_if_orphaned
-from frost.pipeline.unfinished import SILENCE, beating, is_left, is_own, unfinished, writer
+from frost.pipeline.processes.ending import end_if_orphaned
+from frost.pipeline.processes.unfinished import SILENCE, beating, is_left, is_own, unfinished, writer
 
 CLAIM = "claim"
 PATIENCE = 1.0  # seconds between two tries

@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Thread
 from typing import NoReturn
 
-from frost.pipeline.ending import KEPT, end_if_orphaned, fail, heeded_signals
+from frost.pipeline.processes.ending import KEPT, end_if_orphaned, fail, heeded_signals
 
 STEPS = 0xFFFFFFF0  # numbers of steps from here on are Slurm's own: the shell of `salloc`, or of a batch script
 PORTS = range(20000, 32000)  # below those that systems give to connections

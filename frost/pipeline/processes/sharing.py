@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from frost.pipeline.ending import end_if_orphaned
+from frost.pipeline.processes.ending import end_if_orphaned
 from frost.pipeline.progress import with_progress
 
 T = TypeVar("T")

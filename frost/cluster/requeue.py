@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from frost.pipeline.allocation import call
 from frost.pipeline.places import store_root
+from frost.pipeline.processes.allocation import call
 
 PATIENCE = 60.0  # seconds that a command has to end; a job should be told twice as many before its limit
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: try again later

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from frost.pipeline.requeue import AGAIN
+from frost.cluster.requeue import AGAIN
 from tests.paths import ROOT
 
 STAGE = """

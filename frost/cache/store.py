@@ -14,7 +14,7 @@ in a temporary folder makes anyone compute it again; stages link entries into th
 `Store.produce` computes into tmp/, then a rename makes the entry: a process that is killed leaves a whole entry or
 none, and of two that made the same the second takes what the first has put there. So locks only save work: of several
 hosts they may hold within each alone, or not at all. What is in tmp/ belongs to the process in its name, and is removed
-when that is dead (module `unfinished` of `frost.pipeline.processes`); a training belongs to who has claimed it (`claims`).
+when that is dead; a training belongs to who has claimed it (`unfinished`, `claims` of `frost.pipeline.processes`).
 Never trusted: `Store.take` reads every byte. Many volumes, made in many processes: `frost.cache.produce`.
 """
 

@@ -1,7 +1,8 @@
 """A small phantom with coil maps, so that GRAPPA and SSIM have a right answer; tiny trees of all layouts."""
 
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,16 @@ from frost.scans.indexing import MaskParams, volumes_of
 SHAPE = (48, 44)  # y, x
 COILS = 4
 SCALE = 6e-4  # maximum of a target, about that of fastMRI
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_signals() -> Iterator[None]:
+    """Signals as in a shell's foreground: whatever started these tests may ignore them, and processes inherit that."""
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in own.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def make_phantom(height: int, width: int, seed: int = 0) -> Tensor:

@@ -227,7 +227,7 @@ def test_an_experiment_in_a_temporary_workspace_asks_stage_1_nothing(repository)
     repository.frost("report", "HEAD", "longer", "--output", "report.html")
     page = (repository.folder / "report.html").read_text()
     assert "train_rcan.fit.epochs: 1 \u2192 2" in page and "RCAN, longer" in page
-    commit = repository.git("rev-parse", "--short", "HEAD").strip()
+    commit = repository.git("rev-parse", "HEAD")[:9]
     assert f"<code>{commit}</code>" in page and "<td>prepare</td><td>3 volumes, " in page
     costs = re.search(r"<td>train_rcan</td><td>(.*?)</td><td>(.*?)</td>", page)
     assert all("GB" in cost for cost in costs.groups())
@@ -376,8 +376,8 @@ def test_push_here_pull_there(repository, tmp_path):
     clone.run("dvc", "pull")
     adopted = clone.frost("store", "adopt")
     assert re.findall(r"^(\w+): (\d+) volumes taken", adopted, re.MULTILINE) == [
-        ("prepare", "5"),
-        ("cache_varnet", "5"),
+        ("prepare", "3"),
+        ("cache_varnet", "3"),
     ]
     assert "every byte" in clone.frost("verify")
     assert list(clone.repro()) == ["index"]

@@ -55,7 +55,7 @@ def residual(
 
 
 def residual_image(
-    coil_images: Complex[Tensor, "coil y x"], measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, " x"]
+    coil_images: Complex[Tensor, "coil y x"], measured: Complex[Tensor, "coil y x"], mask: Bool[Tensor, "*y x"]
 ) -> Float[Tensor, "y x"]:
     """Where in the image the residual lies: root-sum-of-squares of the inverse transform of M(F c) - y.
 

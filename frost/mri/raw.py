@@ -113,5 +113,9 @@ def require_centre(mask: Bool[np.ndarray, "*y x"]) -> None:
     """Raise InputError where the two middle lines, or the four middle samples, were not measured."""
     middle = tuple(slice(max(n // 2 - 1, 0), n // 2 + 1) for n in mask.shape)
     if not mask[middle].all():
-        what, centre = ("samples", "lines")[mask.ndim == 1], " and ".join(str(n // 2) for n in mask.shape)
-        raise InputError(f"the centre of k-space was not measured; {what} {centre} are needed")
+        rows = f"samples of rows {_pair(middle[0])} in " if mask.ndim == 2 else ""
+        raise InputError(f"the centre of k-space was not measured; {rows}lines {_pair(middle[-1])} are needed")
+
+
+def _pair(middle: slice) -> str:
+    return f"{middle.start} and {middle.stop - 1}"

@@ -26,14 +26,6 @@ def alive(processes):
     return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.fixture(autouse=True)
-def heeded():
-    """Ctrl-C as in a shell's foreground: whatever started these tests may ignore it, and processes inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def is_worker(process):
     return "spawn_main" in " ".join(command_of(process))
 

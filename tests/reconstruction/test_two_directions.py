@@ -120,7 +120,7 @@ def test_scans_of_both_kinds_are_cached_and_scored_together(workspace, tmp_path)
     assert [unlearned(pairs.volume(name)) for name in pairs.names] == ["grappa", "sense"]
     assert pairs.scan_ranges()["directions"] == [1, 2]
     assert pairs.difference_ranges().keys() == {"difference", "difference_sense"}
-    params = EvaluateParams(ensemble="none", batch_size=2, foreground=2e-5, presets=("fastmri",))
+    params = EvaluateParams(ensemble="none", batch_size=2, coverage=0.5, foreground=2e-5, presets=("fastmri",))
     result = evaluate({"val": pairs}, models.rcan, params, CPU, lambda split, case: None)
     assert result.left_out["val grappa"].startswith("the means of GRAPPA are of 1 of 2 volumes")
     assert {row["image"] for row in result.by_volume if row["volume"] == two.name} >= {"sense", "blend", "rcan"}

@@ -4,7 +4,7 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from frost.evaluation.report.run import MADE, Finished, short, total
+from frost.evaluation.report.run import MADE, Finished, total
 from frost.pipeline.costs import Cost
 from frost.pipeline.progress import duration
 from frost.pipeline.revisions import WORKSPACE
@@ -42,7 +42,7 @@ def making_table(runs: Sequence[Finished]) -> str:
 def _commit(run: Finished) -> str:
     if not run.commit:
         return UNKNOWN
-    return ("after " if run.name == WORKSPACE else "") + f"<code>{short(run.root, run.commit)}</code>"
+    return ("after " if run.name == WORKSPACE else "") + f"<code>{run.commit[:9]}</code>"
 
 
 def _changes(run: Finished, what: str) -> str:

@@ -16,7 +16,7 @@ from frost.networks.common.checkpoint import load_config
 from frost.networks.image import IMAGE_NETWORKS
 from frost.pipeline.costs import Cost, cost_of
 from frost.pipeline.places import store_root
-from frost.pipeline.revisions import LOCK, WORKSPACE, commit_of, file_at, git, link_outs
+from frost.pipeline.revisions import LOCK, WORKSPACE, commit_of, file_at, link_outs
 
 #: what a report shows of a run: files in git, and outs in DVC's cache
 FILES = ("dvc.yaml", "params.yaml", LOCK, "metrics/provenance.json", "metrics/evaluate.json")
@@ -130,10 +130,3 @@ def split_of(metrics: Mapping[str, Any]) -> str:
 def total(costs: Sequence[Cost]) -> tuple[float, int]:
     """Seconds of all, and the largest peak memory in bytes."""
     return math.fsum(cost.seconds for cost in costs), max(cost.memory for cost in costs)
-
-
-def short(repo: Path, commit: str) -> str:
-    """A commit as people write it."""
-    with suppress(InputError):
-        return git(repo, "rev-parse", "--short", commit).strip()
-    return commit[:9]

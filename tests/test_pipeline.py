@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import h5py
+import psutil
 import pytest
 import torch
 from filelock import FileLock
@@ -453,3 +454,29 @@ def test_masks_of_two_directions_go_through_every_stage_without_grappa(tmp_path)
     words = ("--input", "data/simulated/test", "--models", "models", "--device", "cpu")
     assert "familiar" in repository.frost("reconstruct", *words, "--output", "images")
     assert 0 < json.loads(repository.frost("trust", *words, "--json"))["mean"]["residual_varnet"] < 1
+
+
+@pytest.mark.parametrize("how", [("kill", "long"), ("stop", "--kill")], ids=" ".join)
+def test_an_experiment_that_the_queue_kills_leaves_no_process_and_keeps_its_epochs(repository, how):
+    trainings = repository.folder / ".dvc" / "frost-store" / "training"
+    repository.run("dvc", "exp", "run", "--queue", "--name", "long", "-S", "train_rcan.fit.epochs=5000")
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # the worker would keep a pipe open
+    subprocess.run(["dvc", "queue", "start"], cwd=repository.folder, env=repository.environment(), check=True, **silent)
+    until(lambda: any(trainings.glob("*/state")), 240)
+    started = [process for process in psutil.process_iter() if repository.folder in workplace(process).parents]
+    assert started
+    repository.run("dvc", "queue", *how)
+    until(lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in started), 60)
+    said = repository.run("dvc", "queue", "logs", "long")
+    assert "train_rcan: epoch 1/5000" in said and "Traceback" not in said, said
+    (state,) = trainings.glob("*/state")
+    assert 0 < len(read_state(state)["history"]) < 5000 and repository.passes() == 0
+    until(lambda: all(is_left(claim) for claim in (state.parent / "claim").glob("*")))  # free for the next run
+
+
+def workplace(process):
+    """The working folder of a process; nowhere where it is gone."""
+    try:
+        return Path(process.cwd())
+    except psutil.Error:
+        return Path()

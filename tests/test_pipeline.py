@@ -336,7 +336,7 @@ def kill_in_training(repository):
         ["dvc", "repro"], cwd=repository.folder, env=repository.environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    end = time.monotonic() + 120
+    end = time.monotonic() + 400
     while not (states := list(trainings.glob("*/state"))):
         assert time.monotonic() < end and run.poll() is None
         time.sleep(0.01)

@@ -62,7 +62,7 @@ def test_a_torchrun_by_hand_makes_ranks(tmp_path, command, said):
 
 
 def test_no_other_module_reads_what_a_launcher_sets():
-    own = ROOT / "frost" / "pipeline" / "ranks.py"
+    own = ROOT / "frost" / "pipeline" / "processes" / "ranks.py"
     for file in [file for folder in ("frost", "stages") for file in (ROOT / folder).rglob("*.py") if file != own]:
         for name in ('"RANK"', '"LOCAL_RANK"', '"WORLD_SIZE"', '"LOCAL_WORLD_SIZE"'):
             assert name not in file.read_text(), file

@@ -148,7 +148,7 @@ def test_bart_refuses_in_one_sentence(tmp_path, kspace):
         (
             examples.bart_values(kspace * ~radial)[0],
             sizes,
-            r"the centre of k-space was not measured; samples 16 and 12",
+            r"the centre of k-space was not measured; samples of rows 15 and 16 in lines 11 and 12",
         ),
         (examples.bart_values(kspace)[0].reshape(1, ROWS, COLUMNS, -1), {1: ROWS, 2: COLUMNS, 3: 8}, "not Cartesian"),
         (examples.bart_values(kspace * (np.arange(COLUMNS) % 5 == 0))[0], sizes, "the centre of k-space was not"),

@@ -114,7 +114,9 @@ def test_a_mask_of_samples_must_agree_with_the_data(tmp_path, kspace, mask):
     assert "missing in both directions, and there is no `mask` dataset" in fault("none", None, mask)
     columns = mask.any(axis=0)
     assert "missing in both directions, and there is a `mask` of columns" in fault("columns", columns, mask)
-    assert "the centre of k-space was not measured; samples 16 and 12" in fault("centre", ~radial(), ~radial())
+    assert "the centre of k-space was not measured; samples of rows 15 and 16 in lines 11 and 12" in fault(
+        "centre", ~radial(), ~radial()
+    )
     assert "has shape (31, 24); one value for each of the (32, 24) samples" in fault("size", mask[1:], mask)
     assert "values other than 0 and 1" in fault("values", 2 * mask.astype(int), mask)
 

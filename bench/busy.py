@@ -1,13 +1,13 @@
-"""A stage beside other busy processes: training steps of stage 2 with as many threads as cores, alone and beside them.
+"""A stage beside other busy processes: training steps of stage 2 on all cores and on one thread, alone and beside them.
 
     python -m bench.busy [--full] [--others N]
 
-Each way in a process of its own, one after the other, several times: with the environment that stages begin with
-(`frost.pipeline.launch.let_threads_sleep`), and with libgomp's default, where threads that wait spin. The others are
-processes that count. The network is that of params.yaml on noise. The last line is JSON: its ratio is the time of a
-step beside the others over the time alone, its peer the same with threads that spin. Beside one process that takes a
-core, a stage on two cores has three quarters of them at best, so 1.3; where more is going on than this bench starts,
-`cpu` tells more: the processor time of a step, which rises by what is spun away.
+Each way in a process of its own, one after the other, several times: with as many threads as cores, which is what a
+stage has by default, and with OMP_NUM_THREADS=1. The others are processes that count. The network is that of
+params.yaml on noise. The last line is JSON: its ratio is the time of a step on one thread beside the others over the
+time on all cores alone, its peer the same on all cores. Threads wait for the slowest of them many times a step, so one
+busy core holds up all. That they sleep while they wait (OMP_WAIT_POLICY=PASSIVE) was tried: a little better beside
+others, and two to three times as slow alone.
 """
 
 import argparse
@@ -21,10 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from frost.pipeline.launch import WAITING, let_threads_sleep
-
 AIM = 2.5
-WAYS = ("sleep", "spin")
+WAYS = ("one", "all")  # threads: one, or as many as there are cores
 SIZE, BATCH = 96, 2
 
 
@@ -34,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="more rounds of more steps; ten minutes")
     parser.add_argument("--others", type=int, default=1, help="busy processes beside it; default: 1")
     parser.add_argument("--steps", type=int, help="be one side: so many steps, a line of JSON")
-    parser.add_argument("--way", choices=WAYS, default="sleep", help="of that side")
+    parser.add_argument("--way", choices=WAYS, default="all", help="of that side")
     asked = parser.parse_args(argv)
     if asked.steps:
         one_side(asked.way, asked.steps)
@@ -50,18 +48,18 @@ def main(argv: list[str] | None = None) -> None:
         key: {name: statistics.median(run[name] for run in runs) for name in runs[0]} for key, runs in found.items()
     }
     for (way, n_others), figures in median.items():
-        print(f"threads that {way:5s}, {n_others} beside: {figures['seconds']:.3f} s a step, {figures['cpu']:.3f} s of "
+        print(f"threads: {way:3s}, {n_others} beside: {figures['seconds']:.3f} s a step, {figures['cpu']:.3f} s of "
               "processors")  # fmt: skip
     ratio = {
-        way: {name: median[way, asked.others][name] / median[way, 0][name] for name in ("seconds", "cpu")}
+        way: {name: median[way, asked.others][name] / median["all", 0][name] for name in ("seconds", "cpu")}
         for way in WAYS
     }
     import torch
 
     print(json.dumps({
-        "bench": "busy", "ratio": ratio["sleep"]["seconds"], "better": "lower",
-        "ours": {"median": ratio["sleep"]["seconds"], "n": n_rounds * n_steps, "unit": "times its time alone"},
-        "peer": {"name": "threads that spin", "version": torch.__version__, "median": ratio["spin"]["seconds"],
+        "bench": "busy", "ratio": ratio["one"]["seconds"], "better": "lower",
+        "ours": {"median": ratio["one"]["seconds"], "n": n_rounds * n_steps, "unit": "times all cores alone"},
+        "peer": {"name": "as many threads as cores", "version": torch.__version__, "median": ratio["all"]["seconds"],
                  "n": n_rounds * n_steps},
         "aim": AIM, "threads": os.cpu_count(), "others": asked.others, "ratios": ratio,
         "seconds": {f"{way}, {n} beside": figures for (way, n), figures in median.items()},
@@ -70,17 +68,14 @@ def main(argv: list[str] | None = None) -> None:
 
 def side(way: str, n_steps: int) -> dict[str, float]:
     """Median seconds and processor seconds of a step, in a process of its own."""
-    names = (*WAITING, "OMP_NUM_THREADS")
-    environment = {name: value for name, value in os.environ.items() if name not in names}
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     command = [sys.executable, "-m", "bench.busy", "--steps", str(n_steps), "--way", way]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout))
 
 
 def one_side(way: str, n_steps: int) -> None:
-    """The steps of one side; torch is loaded after the environment is as it shall be."""
-    if way == "sleep":
-        let_threads_sleep()
+    """The steps of one side."""
     import torch
     from ruamel.yaml import YAML
 
@@ -88,7 +83,7 @@ def one_side(way: str, n_steps: int) -> None:
     from frost.networks.image import IMAGE_NETWORKS
     from frost.pipeline.params import NamedParams
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(os.cpu_count() or 1 if way == "all" else 1)
     with Path("params.yaml").open() as file:
         section = YAML(typ="safe").load(file)["train_rcan"]
     network = build(IMAGE_NETWORKS, NamedParams(**section["network"]), len(section["inputs"]))

@@ -18,7 +18,6 @@ from frost.pipeline.processes.ranks import LAUNCHER, forget_other_launchers, is_
 DISTRIBUTED = ("prepare", "train_varnet", "cache_varnet", "train_rcan", "evaluate")  # the others take seconds
 HEAVY = ("simulate", "evaluate")  # too much for a login node, and nothing of it is in the store
 BEREFT = 76  # the status of a process of a group that has lost another
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 AGAIN = "run `dvc repro` again"
 LONGEST = 70  # bytes of a folder, in which processes then have sockets with 32 more; a socket's path may have 103
 
@@ -28,7 +27,6 @@ def begin(stage: str) -> None:
     end_on_signals(AGAIN)
     world = forget_other_launchers()
     use_short_sockets()
-    let_threads_sleep()
     if stage in {*DISTRIBUTED, *HEAVY} and work_elsewhere(stage):
         return
     if stage in DISTRIBUTED and not is_rank():
@@ -63,16 +61,6 @@ def use_short_sockets() -> None:
     """Let temporary files go to /tmp where the path of a socket in their folder would be too long for the system."""
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST and os.access("/tmp", os.W_OK | os.X_OK):
         os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
-
-
-def let_threads_sleep() -> None:
-    """Let threads that wait for others sleep, where the user has set nothing; libgomp reads it when torch loads it.
-
-    By default they spin for milliseconds. Beside another busy process they so take the cores from the very threads that
-    they wait for: see `bench.busy`. Numbers depend on how many threads there are, not on how they wait.
-    """
-    if not any(name in os.environ for name in WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def spread_over_processes(stage: str) -> None:

@@ -38,6 +38,7 @@ from frost.training.batches import ShapeBatches
 from frost.training.fit import fit, predict
 from frost.training.losses import ssim
 from frost.training.stage_two import TrainRCANParams
+from studies.settings import with_changes
 
 Changes = dict[str, Any]
 
@@ -149,13 +150,7 @@ def train_apart(name: str, seed: int, asked: argparse.Namespace) -> None:
 def train(name: str, seed: int, images: Path, varnet: Path) -> dict[str, Any]:
     """Train one variant; its best validation SSIM, seconds of CPU, and how many parameters it has."""
     section = YAML(typ="safe").load(Path("params.yaml").read_text())["train_rcan"]
-    for key, value in (VARIANTS[name] | {"fit.seed": seed}).items():
-        *groups, last = key.split(".")
-        place = section
-        for group in groups:
-            place = place[group]
-        place[last] = value
-    params = checked(TrainRCANParams, section, name)
+    params = checked(TrainRCANParams, with_changes(section, VARIANTS[name] | {"fit.seed": seed}), name)
     set_seed(seed)
     network = build(IMAGE_NETWORKS | {"per_channel": PerChannelRCAN}, params.network, len(params.inputs))
     splits = {split: PairDataset(images / split, varnet / split, params.inputs) for split in ("train", "val", "test")}

@@ -37,6 +37,7 @@ from frost.training.fit import Batch, fit
 from frost.training.losses import ssim_map
 from frost.training.stage_two import TrainRCANParams
 from studies.real import masked_scans
+from studies.settings import with_changes
 
 SMALL = {
     "network.features": 24, "network.groups": 2, "network.blocks": 3, "fit.epochs": 3, "fit.learning_rate": 1e-3,
@@ -109,7 +110,7 @@ def train(workspace: Path, name: str, seed: int, scans: Sequence[dict[str, Any]]
     """Train one variant; its mean SSIM on held-out worlds by kind of object, on spoiled ones, and on `scans`."""
     settings = YAML(typ="safe").load((workspace / "params.yaml").read_text())
     changes, left_out = VARIANTS[name]
-    params = checked(TrainRCANParams, changed(settings["train_rcan"], SMALL | changes | {"fit.seed": seed}), name)
+    params = checked(TrainRCANParams, with_changes(settings["train_rcan"], SMALL | changes | {"fit.seed": seed}), name)
     data = workspace / "data"
     splits = {
         split: PairDataset(data / "images.zarr" / split, data / "varnet.zarr" / split, params.inputs)
@@ -133,17 +134,6 @@ def train(workspace: Path, name: str, seed: int, scans: Sequence[dict[str, Any]]
         item = {**scan, "inputs": torch.from_numpy(input_channels(params.inputs, scan["images"], 0))}
         row.setdefault("scans", {})[f"{scan['name']}, R = {scan['acceleration']:g}"] = mean(network, [item])
     return row
-
-
-def changed(section: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The section with the value of each dotted key."""
-    for key, value in changes.items():
-        *groups, last = key.split(".")
-        place = section
-        for group in groups:
-            place = place[group]
-        place[last] = value
-    return section
 
 
 def kind_of(volume: str, params: SimulateParams) -> str:

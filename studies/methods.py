@@ -42,6 +42,7 @@ from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
 from frost.pipeline.params import NamedParams
 from frost.training.losses import LossParams, reconstruction_loss
+from studies.settings import with_changes
 
 Changes = dict[str, Any]
 Scores = dict[str, Any]
@@ -249,13 +250,7 @@ def cost_apart(section: str) -> Cost:
 def changed(changes: Changes) -> dict[str, Any]:
     """The params of this repository with these changes."""
     params: dict[str, Any] = YAML(typ="safe").load((Path(__file__).parents[1] / "params.yaml").read_text())
-    for key, value in changes.items():
-        *groups, last = key.removeprefix("+").split(".")
-        section = params
-        for group in groups:
-            section = section[group]
-        section[last] = value
-    return params
+    return with_changes(params, {key.removeprefix("+"): value for key, value in changes.items()})
 
 
 def stages_of(name: str) -> list[str]:

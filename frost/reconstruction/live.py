@@ -232,6 +232,8 @@ def reconstruct_folder(
         except InputError as error:
             done.failed.append(str(error))
             continue
+        if "disagreement" in task.images:
+            made["disagreement"] = disagreement_map(made["varnet"], made[unlearned(made)])
         patient = pseudonym(task.volume.patient)
         result = Reconstruction(
             made["rcan"], geometry, task.identity, task.made_by, models.digests, patient,
@@ -331,7 +333,6 @@ def reconstructed(
     target = images.pop("target", None)
     if target is not None:
         row["ssim"] = {image: fastmri_scores(target, stack)["ssim"] for image, stack in images.items()}
-    images["disagreement"] = disagreement_map(images["varnet"], images[other])
     return row, images
 
 

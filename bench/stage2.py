@@ -99,6 +99,8 @@ class Stage2:
     """The training of stage 2 as a workspace has it, fed in each of the three ways."""
 
     def __init__(self, workspace: Path) -> None:
+        if not (workspace / "data/varnet.zarr").exists():
+            raise SystemExit(f"{workspace.resolve()}: `dvc repro` has not run here; it makes the caches that are read")
         section = YAML(typ="safe").load((workspace / "params.yaml").read_text())["train_rcan"]
         self.params = checked(TrainRCANParams, section, "params.yaml: train_rcan")
         data = workspace / "data"

@@ -1,11 +1,18 @@
 """Processes of their own, and what they leave behind."""
 
+import random
+import socket
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
+
+import psutil
 
 from tests.paths import ROOT
+
+PATIENCE = 300  # seconds for what takes a moment on an idle machine: a limit is for what would never end
 
 
 def contents(folder):
@@ -16,11 +23,51 @@ def leftovers(store):
     return list((store.root / "tmp").glob("*"))
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=PATIENCE):
+    """Wait until it gives something true, and give that."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (result := condition()):
         assert time.monotonic() < end, "never came true"
         time.sleep(0.02)
+    return result
+
+
+def alive(processes):
+    """Those that run: not those that have ended and that nobody has waited for."""
+    return [one for one in processes if status_of(one) not in (None, psutil.STATUS_ZOMBIE)]
+
+
+def status_of(process):
+    with suppress(psutil.NoSuchProcess):  # it may end at any moment
+        return process.status()
+
+
+def command_of(process):
+    """Its words; none where it has ended."""
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def children(process):
+    """All that it has started; none where it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(process.pid).children(recursive=True)
+    return []
+
+
+def is_worker(process):
+    """Whether multiprocessing started it to work, not to count semaphores."""
+    return "spawn_main" in " ".join(command_of(process))
+
+
+def free_port():
+    """Below those that systems give to connections, so that nobody gets it before it is used."""
+    while True:
+        port = random.SystemRandom().randrange(20000, 32000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def run(module, code, *args, **options):

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stderr
 
 from frost.errors import InputError
 from frost.pipeline.processes.allocation import LOST, name_this_node, spread_over_nodes
-from frost.pipeline.processes.ending import KEPT, PATIENCE, end_on_signals, fail, heeded_signals
+from frost.pipeline.processes.ending import KEPT, PATIENCE, end_on_signals, fail, heeded_signals, ignore_signals
 from frost.pipeline.processes.executor import EXECUTOR, executor
 from frost.pipeline.processes.ranks import LAUNCHER, forget_other_launchers, is_rank, rank
 
@@ -94,7 +94,10 @@ def spread_over_processes(stage: str) -> None:
     for one in signals:  # until torchrun has ranks to pass them on to; no handler runs in its wait for other nodes
         signal.signal(one, signal.SIG_DFL)
     try:
-        torchrun.run(words)
+        try:
+            torchrun.run(words)
+        finally:
+            ignore_signals()  # for torchrun's handlers raise, and the ranks have ended
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:

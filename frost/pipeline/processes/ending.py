@@ -1,5 +1,6 @@
 """How a process ends before its work is done: with one line, and with all the processes that it started."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -39,7 +40,9 @@ def end_on_signals(advice: str) -> None:
     advice: the end of the line that is then written
 
     At once, without unwinding: an exception would come up wherever the code is, where a library may print or swallow
-    it. Nothing needs to be unwound, as all that Frost writes survives even `kill -9`.
+    it. Nothing needs to be unwound, as all that Frost writes survives even `kill -9`. Python itself gives signals their
+    default actions back just before it ends: a process whose work is done would be told as killed. So it ignores them
+    from its last function on, and ends with the status that it has.
     """
     owner = os.getpid()
 
@@ -48,8 +51,7 @@ def end_on_signals(advice: str) -> None:
             if number != signal.SIGINT:
                 os._exit(128 + number)
             return
-        for one in SIGNALS:
-            signal.signal(one, signal.SIG_IGN)
+        ignore_signals()
         end_children()
         if rank() == 0:
             start = "\n" if os.isatty(2) else ""  # after a progress bar, or the terminal's ^C
@@ -59,6 +61,7 @@ def end_on_signals(advice: str) -> None:
 
     for one in heeded_signals():
         signal.signal(one, end)
+    atexit.register(ignore_signals)
     # Python's tracker of semaphores ends after this process, and would report those of a pool as forgotten.
     quiet, before = "ignore:resource_tracker", os.environ.get("PYTHONWARNINGS", "")
     if quiet not in before:
@@ -68,6 +71,12 @@ def end_on_signals(advice: str) -> None:
 def heeded_signals() -> list[signal.Signals]:
     """Those that end a process, without what it was told to ignore, as `nohup` does."""
     return [one for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN]
+
+
+def ignore_signals() -> None:
+    """From now on this process ends as it would without them. Python leaves this as it is when it ends."""
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
 
 
 def end_children() -> None:

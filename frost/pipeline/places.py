@@ -8,6 +8,9 @@ from platformdirs import site_config_dir, user_config_dir
 
 from frost.errors import InputError
 
+#: beside simulated scans: sha256 of each file of `simulate.heads`, which DVC does not follow, by its name
+HEADS = "heads.json"
+
 
 def store_root() -> Path:
     """`FROST_STORE`, else `frost-store` beside DVC's cache, which temporary workspaces of experiments share.

@@ -3,6 +3,8 @@
 A file is a function of the parameters and of its head, byte for byte.
 """
 
+import hashlib
+import json
 import multiprocessing
 import os
 import threading
@@ -16,6 +18,7 @@ import numpy as np
 import torch
 
 from frost.errors import InputError
+from frost.pipeline.places import HEADS
 from frost.pipeline.processes.ending import without_ctrl_c
 from frost.simulation.files import write_volume
 from frost.simulation.heads import HeadFile, head_planes, list_heads, load_head, zero_padded_axes
@@ -48,12 +51,14 @@ def simulate(
 ) -> tuple[dict[str, int], list[str]]:
     """Write folder/{train,val,test}/<name>.h5, a volume each; gives their numbers, and what is odd about the heads.
 
-    `progress` is called with 1 after each file. Raises InputError for a folder without enough heads,
-    and for a file that holds none.
+    `progress` is called with 1 after each file. With NIfTI heads `HEADS` is written too, by which stage `index` finds
+    that one was replaced. Raises InputError for a folder without enough heads, and for a file that holds none.
     """
     for split in SPLITS:
         (folder / split).mkdir(parents=True, exist_ok=True)
     tasks = plan(params)
+    if tasks and params.heads is not None:
+        (folder / HEADS).write_text(json.dumps(digests_of_heads(Path(params.heads)), indent=1) + "\n")
     warnings = {}
     for task, warning in _run(folder, params, tasks, n_processes):
         if warning:
@@ -61,7 +66,28 @@ def simulate(
         if progress is not None:
             progress(1)
     volumes = {split: sum(task.split == split for task in tasks) for split in SPLITS}
-    return volumes, [warnings[task.name] for task in tasks if task.name in warnings]
+    return volumes, [*_ignored(params), *(warnings[task.name] for task in tasks if task.name in warnings)]
+
+
+def _ignored(params: SimulateParams) -> list[str]:
+    """A line for params that have no effect on NIfTI heads; none where all have one."""
+    if params.heads is None or params.world is None:
+        return []
+    looks = params.world.looks
+    changed = {
+        "directions": looks.directions != ["axial"],
+        "turn": looks.turn != (0, 0),
+        "random_contrast": looks.random_contrast != 0,
+        "grain": looks.grain != (1, 1),
+    }
+    names = [name for name, is_changed in changed.items() if is_changed]
+    why = "no effect on NIfTI heads, which are scanned as they lie and keep their contrast"
+    return [f"simulate.world.looks: {', '.join(names)}: {why}"] if names else []
+
+
+def digests_of_heads(folder: Path) -> dict[str, str]:
+    """sha256 of every NIfTI file of a folder, by its name."""
+    return {head.file.name: hashlib.sha256(head.file.read_bytes()).hexdigest() for head in list_heads(folder)}
 
 
 def _run(

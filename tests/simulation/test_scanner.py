@@ -1,6 +1,7 @@
 """Simulated scans: repeatable to the byte, in fastMRI's layout and magnitude, split by subject."""
 
 import hashlib
+import json
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -15,6 +16,7 @@ from frost.errors import InputError
 from frost.mri.coils import rss
 from frost.mri.fourier import fft2c, ifft2c
 from frost.pipeline.params import checked
+from frost.pipeline.places import HEADS
 from frost.simulation.coils import draw_loops, head_array, sensitivities
 from frost.simulation.heads import head_mask, list_heads, load_head, zero_padded_axes
 from frost.simulation.params import SimulateParams
@@ -73,6 +75,9 @@ def test_the_number_of_processes_changes_no_byte(heads, tmp_path):
     threads = torch.get_num_threads()
     simulate(tmp_path / "one", params(heads=str(heads)))
     simulate(tmp_path / "two", params(heads=str(heads)), n_processes=2)
+    assert json.loads((tmp_path / "one" / HEADS).read_text()) == {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in heads.iterdir()
+    }
     assert digests(tmp_path / "one") == digests(tmp_path / "two") != {}
     assert torch.get_num_threads() == threads
 

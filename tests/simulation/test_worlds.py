@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -53,6 +54,18 @@ def params(**changes):
 def only(kind, **processing):
     objects = dict.fromkeys(("head", *INTERIORS), 0.0) | {kind: 1.0}
     return params(world={"objects": objects, "looks": {"implants": 0.0}, "processing": NEVER | processing})
+
+
+def test_what_a_world_cannot_do_to_nifti_heads_is_told(tmp_path):
+    """Their planes are axial, and their contrast is their own: a range of turns would be taken without a word."""
+    voxels = 1000 / (1 + np.exp(20 * (np.square(np.indices((24, 24, 24)) / 12 - 1).sum(axis=0) - 0.6)))
+    nibabel.save(nibabel.Nifti1Image(voxels.astype(np.float32), np.diag([8.0, 8, 8, 1])), tmp_path / "S1_T1.nii.gz")
+    small = {"subjects": 1, "val": 0, "test": 0, "heads": str(tmp_path), "slices": 1, "size": 40}
+    plain = {"directions": ["axial"], "turn": 0, "random_contrast": 0.0, "grain": 1}
+    line = "simulate.world.looks: directions, turn, random_contrast, grain: no effect on NIfTI heads"
+    assert simulate(tmp_path / "wide", params(**small))[1][0].startswith(line)
+    _, notes = simulate(tmp_path / "out", params(**small, world={"looks": plain}))
+    assert not any("no effect" in note for note in notes)
 
 
 # ---- draws

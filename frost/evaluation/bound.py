@@ -72,9 +72,14 @@ class LowerBound(Params):
         if self.margin is not None:
             return ""
         return (
-            f"{self.n_patients} validation patients are too few for a promise about {self.coverage:.0%} of new ones: "
-            f"it takes {patients_needed(self.coverage)}"
+            f"{self.n_patients} validation patients are too few for a promise about {percent(self.coverage)} of new "
+            f"ones: it takes {patients_needed(self.coverage)}"
         )
+
+
+def percent(coverage: float) -> str:
+    """A promised coverage in percent, with all its digits: 99.5 % of patients are not all of them."""
+    return f"{100 * coverage:.12g}%"
 
 
 def slice_signals(
@@ -159,15 +164,18 @@ def bound_rows(lower: LowerBound, rows: Sequence[Row]) -> list[Row]:
 
 
 def bound_metrics(rows: Sequence[Row]) -> dict[str, float]:
-    """Mean bound of the rows of a split, and the share of patients, and of slices, that are above it; or nothing."""
+    """Mean bound of the rows of a split, and the share of patients, and of slices, that are above it; or nothing.
+
+    Of the rows that have a bound: to be above none is no success.
+    """
+    bounded = [row for row in rows if math.isfinite(float(row["bound"]))]
     above: dict[str, list[bool]] = {}
-    for row in rows:
-        above.setdefault(str(row["patient"]), []).append(not float(row["ssim"]) < float(row["bound"]))
-    bounds = [float(row["bound"]) for row in rows if math.isfinite(float(row["bound"]))]
-    if not bounds:
+    for row in bounded:
+        above.setdefault(str(row["patient"]), []).append(float(row["ssim"]) >= float(row["bound"]))
+    if not bounded:
         return {}
     return {
-        "ssim": float(np.mean(bounds)),
+        "ssim": float(np.mean([float(row["bound"]) for row in bounded])),
         "patients_above": float(np.mean([all(slices) for slices in above.values()])),
         "slices_above": float(np.mean([one for slices in above.values() for one in slices])),
     }

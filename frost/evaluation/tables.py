@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,7 @@ def parse_table(text: str, where: str) -> list[Row]:
     """
     reader = csv.DictReader(io.StringIO(text))
     rows: list[Row] = []
-    for row in reader:
+    for row in _lines(reader, where):
         if None in row or None in row.values():
             raise InputError(f"{where}: line {reader.line_num} should have {len(reader.fieldnames or [])} cells")
         try:
@@ -51,6 +51,13 @@ def parse_table(text: str, where: str) -> list[Row]:
         except ValueError as error:
             raise InputError(f"{where}: line {reader.line_num}: {error}") from None
     return rows
+
+
+def _lines(reader: "csv.DictReader[str]", where: str) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise InputError(f"{where}: line {reader.line_num + 1}: not csv: {error}") from None
 
 
 def _text(cell: Cell | np.generic | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from frost.evaluation.bound import LowerBound
+from frost.evaluation.bound import LowerBound, percent
 from frost.reconstruction.live import Done
 
 #: in the order of the columns, from the least work to the most
@@ -50,7 +50,7 @@ def volume_lines(done: Done, bound: LowerBound | None) -> Iterator[str]:
         yield f"{row['volume']}: {row['familiarity']}{_bounds(row, done.no_bound)}"
     if bound is not None and any(row["bound"] for row in done.rows):
         yield (
-            f"These bounds hold for all slices of {bound.coverage:.0%} of new patients, if they are as the "
+            f"These bounds hold for all slices of {percent(bound.coverage)} of new patients, if they are as the "
             f"{bound.n_patients} patients of validation were. SSIM is of the whole frame; `least`: of all slices."
         )
     if done.no_bound and done.rows:

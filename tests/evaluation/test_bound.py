@@ -17,6 +17,7 @@ from frost.evaluation.bound import (
     calibrated,
     conformal_quantile,
     patients_needed,
+    percent,
     rows_of,
     signal_rows,
     slice_signals,
@@ -115,6 +116,15 @@ def test_an_empty_volume_has_no_bound_and_counts_for_no_patient():
     assert np.isnan(lower.of(signals)).all()
     rows = [dict(row, **dict.fromkeys(SIGNALS, math.nan), patient="empty") for row in patients(1, 3)]
     assert calibrated(patients(20, 1), [*patients(6, 2), *rows], params(), "x") == lower
+    others = bound_rows(lower, patients(6, 2))
+    assert bound_metrics([*others, *bound_rows(lower, rows)]) == bound_metrics(others)
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.995, 0.9999])
+def test_a_promise_is_never_rounded_up(coverage):
+    lower = calibrated(patients(20, 1), patients(6, 2), params(coverage), "x")
+    assert float(percent(coverage).removesuffix("%")) == pytest.approx(100 * coverage, rel=1e-9)
+    assert coverage == 0.8 or f"a promise about {percent(coverage)} of new ones" in lower.reason()
 
 
 def test_signals_are_what_two_images_lack_to_be_equal(make_phantom):

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from frost.cache.pairs import PairDataset
 from frost.errors import InputError
 from frost.evaluation.cases import EvaluateParams
 from frost.evaluation.evaluate import evaluate
@@ -15,6 +16,7 @@ from frost.evaluation.report.browser import spread
 from frost.evaluation.report.dag import draw_dag
 from frost.evaluation.report.page import write_report
 from frost.evaluation.report.run import Finished
+from frost.evaluation.report.sections import _curve, group_table
 from frost.evaluation.summaries import group_rows, mean_rows, nested_means
 from frost.evaluation.tables import read_table, write_table
 from frost.pipeline.costs import machine, measured
@@ -126,6 +128,63 @@ def test_runs_on_other_data_are_not_put_side_by_side(run, tmp_path):
     write_table(other / "metrics" / "tables" / "slices.csv", rows)
     with pytest.raises(InputError, match="a and b: have no volume of test in common"):
         write_report([Finished(run, "a"), Finished(other, "b")], tmp_path / "two.html", "Two", 3)
+
+
+def test_scans_that_have_a_name_alone_in_common_are_not_put_side_by_side(run, tmp_path, monkeypatch):
+    """As of two seeds of `simulate`: the image of one head would stand beside the target of another."""
+    own = PairDataset.facts
+    monkeypatch.setattr(
+        PairDataset,
+        "facts",
+        lambda self, name: own(self, name) | {"identity": f"{own(self, name)['identity']}{id(self)}"},
+    )
+    with pytest.raises(InputError, match="a and b: have no volume of test in common"):
+        write_report([Finished(run, "a"), Finished(run, "b")], tmp_path / "two.html", "Two", 3)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["stages: [", "[]", "stages: 3", "stages: {a: 1}"])
+def test_a_pipeline_that_is_none_is_one_line_and_leaves_the_old_report(run, page, tmp_path, content):
+    other, report = tmp_path / "other", tmp_path / "report.html"
+    other.mkdir()
+    for name in ("data", "models", "metrics"):
+        (other / name).symlink_to(run / name)
+    (other / "dvc.yaml").write_text(content)
+    report.write_text("old")
+    with pytest.raises(InputError, match=r"dvc\.yaml: not a pipeline of DVC"):
+        write_report([Finished(other)], report, "title", 3)
+    assert report.read_text() == "old" and sorted(file.name for file in tmp_path.iterdir()) == ["other", "report.html"]
+
+
+def test_groups_of_which_some_have_no_grappa(tmp_path):
+    """Masks of columns beside masks of samples, in two groups and in one."""
+    ladder = {"zero_filled": 0.5, "grappa": 0.6, "varnet": 0.7, "rcan": 0.8}
+    rows = [
+        {"split": "test", "acquisition": name, "acceleration": 4.0, "image": image, "n_volumes": n, "ssim": ssim}
+        for name, missing, n in (("A", None, 3), ("B", "grappa", 2))
+        for image, ssim in ladder.items()
+        if image != missing
+    ]
+    (tmp_path / "metrics" / "tables").mkdir(parents=True)
+    (tmp_path / "models" / "rcan").mkdir(parents=True)
+    (tmp_path / "models" / "rcan" / "config.json").write_text('{"name": "rcan", "params": {}, "sizes": []}')
+
+    def cells(rows):
+        write_table(tmp_path / "metrics" / "tables" / "groups.csv", rows)
+        table = group_table(Finished(tmp_path), "test")
+        return [re.findall("<td>(.*?)</td>", line) for line in table.split("<tr>")[2:]]
+
+    assert cells(rows) == [
+        ["A", "4", "3", "0.5000", "0.6000", "0.7000", "0.8000"], ["B", "4", "2", "0.5000", "", "0.7000", "0.8000"],
+    ]  # fmt: skip
+    fewer = [row | {"n_volumes": 1} if (row["acquisition"], row["image"]) == ("A", "grappa") else row for row in rows]
+    assert cells(fewer)[0][4] == "0.6000 (1)"
+    assert cells([row for row in fewer if row["acquisition"] == "A"]) == []
+
+
+def test_images_without_any_disagreement_have_a_curve():
+    rows = [{"disagreement": 0.0, "error": error} for error in (0.0, 0.2)]
+    assert "<svg" in _curve(rows, "GRAPPA") and "nan" not in _curve(rows, "GRAPPA")
 
 
 def test_slices_are_spread_over_a_volume():

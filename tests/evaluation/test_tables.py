@@ -32,3 +32,5 @@ def test_a_broken_table_is_an_error_with_its_line(tmp_path):
         parse_table("volume,ssim\na,0.5\nb,high\n", "table")
     with pytest.raises(InputError, match="line 2 should have 2 cells"):
         parse_table("volume,ssim\na\n", "table")
+    with pytest.raises(InputError, match="table: line 2: not csv: field larger"):
+        parse_table(f"volume,ssim\n{'a' * 200_000},1\n", "table")

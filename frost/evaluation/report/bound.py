@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from frost.evaluation.bound import BOUND, bound_metrics, read_bound
+from frost.evaluation.bound import BOUND, bound_metrics, percent, read_bound
 from frost.evaluation.tables import Row, read_table
 
 HEADING = '<h2 id="bound">A lower bound of the SSIM of every slice</h2>'
@@ -31,7 +31,7 @@ def bound_section(root: Path, split: str) -> str:
         else "These are the patients that it is calibrated on."
     )
     return (
-        f"{HEADING}<p>It needs no target of the slice: for <b>{lower.coverage:.0%}</b> of new patients like "
+        f"{HEADING}<p>It needs no target of the slice: for <b>{percent(lower.coverage)}</b> of new patients like "
         f"the {lower.n_patients} of validation, all slices are above it. {held} The mean bound is <b>{found['ssim']:.3f}</b>, the "
         f"mean SSIM {sum(float(row['ssim']) for row in rows) / len(rows):.3f}.</p>{_scatter(rows)}"
     )

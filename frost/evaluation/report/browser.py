@@ -43,14 +43,14 @@ def slice_browser(runs: Sequence[Finished], split: str, n_slices: int) -> dict[s
     """What the page's script needs: pictures, names and scores of the chosen slices.
 
     All of the first run, and of each other run `k` the image of its stage 2, as `rcan.k`. Raises InputError where the
-    runs have no volume in common.
+    runs have no volume in common: one of the same name that is another scan is none.
     """
     tables = [[row for row in run.table("slices") if row["split"] == split] for run in runs]
     pairs = [run.pairs(split, load_config(run.root / "models" / "rcan")["inputs"]) for run in runs]
     shared = set.intersection(
         *({str(row["volume"]) for row in rows} & set(own.names) for rows, own in zip(tables, pairs))
     )
-    names = [name for name in pairs[0].names if name in shared]
+    names = [name for name in pairs[0].names if name in shared and len({_scan(own, name) for own in pairs}) == 1]
     if not names:
         raise InputError(f"{' and '.join(run.name for run in runs)}: have no volume of {split} in common")
     shown = _views(runs, pairs, [names[v] for v in spread(len(names), n_slices)], n_slices)
@@ -60,7 +60,8 @@ def slice_browser(runs: Sequence[Finished], split: str, n_slices: int) -> dict[s
         scores |= {(row["volume"], row["slice"], f"rcan.{k}"): row for row in rows if row["image"] == "rcan"}
     labels = _labels(runs)
     slices = [_entry(one, top, pairs[0].facts(one.name)["acquisition"], scores) for one in shown]
-    there = [*shown[0].views, *(f"{view}_error" for view in ("varnet", *networks_of(runs)))]
+    of_all = [view for view in shown[0].views if all(view in one.views for one in shown)]
+    there = [*of_all, *(f"{view}_error" for view in ("varnet", *networks_of(runs)))]
     if len(runs) > 1:
         left = ["rcan", *LEFT, "rcan_error"]
         right = [*networks_of(runs)[1:], "target", *(f"{view}_error" for view in networks_of(runs)[1:]), "rcan"]
@@ -71,6 +72,11 @@ def slice_browser(runs: Sequence[Finished], split: str, n_slices: int) -> dict[s
         "slices": slices, "labels": labels, "choices": choices, "left": left[0], "right": right[0],
         "error_percent": 100 * top,
     }  # fmt: skip
+
+
+def _scan(pairs: PairDataset, name: str) -> tuple[Any, ...]:
+    """What two runs must agree on to be shown beside each other: the file of the scan, and the size of its images."""
+    return pairs.facts(name)["identity"], pairs.inputs(name, 0).shape[1:]
 
 
 def networks_of(runs: Sequence[Finished]) -> list[str]:

@@ -3,9 +3,28 @@
 import html
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from frost.errors import InputError
+
 WIDTH, HEIGHT = 124.0, 40.0  # of a box
+
+
+def stages_of(pipeline: Path) -> Mapping[str, Any]:
+    """The stages of a dvc.yaml; none where there is no such file. Raises InputError for another content."""
+    try:
+        stages = YAML(typ="safe").load(pipeline.read_text(encoding="utf-8"))["stages"]
+    except FileNotFoundError:
+        return {}
+    except (YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        stages = None
+    if not isinstance(stages, Mapping) or not all(isinstance(stage, Mapping) for stage in stages.values()):
+        raise InputError(f"{pipeline}: not a pipeline of DVC; `stages`, each with its `cmd`, are needed")
+    return stages
 
 
 def draw_dag(stages: Mapping[str, Any], tall: bool) -> str:

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from ruamel.yaml import YAML
-
 from frost.errors import InputError
 from frost.evaluation.report.bound import bound_section
 from frost.evaluation.report.browser import slice_browser
-from frost.evaluation.report.dag import draw_dag
+from frost.evaluation.report.dag import draw_dag, stages_of
 from frost.evaluation.report.making import making_table
 from frost.evaluation.report.run import Finished, split_of
 from frost.evaluation.report.sections import (
@@ -26,12 +24,13 @@ from frost.evaluation.report.sections import (
     score_table,
     trust_section,
 )
+from frost.pipeline.processes.unfinished import unfinished
 
 
 def write_report(runs: Sequence[Finished], output: Path, title: str, n_slices: int) -> None:
     """Write the report of one run, or of several side by side, with at most `n_slices` slices to look through.
 
-    The first run is the one that the others are shown beside. Raises InputError where they were scored on other splits.
+    The file is there whole or not at all. The first run is the one that the others are shown beside. Raises InputError where they were scored on other splits.
     """
     first, metrics = runs[0], [run.metrics() for run in runs]
     split = split_of(metrics[0])
@@ -39,8 +38,7 @@ def write_report(runs: Sequence[Finished], output: Path, title: str, n_slices: i
         if "rcan" not in own.get(split, {}):
             raise InputError(f"{run.name}: has no scores of {split}, as {first.name} has; they cannot be side by side")
     scores = [own[split] for own in metrics]
-    pipeline = first.root / "dvc.yaml"
-    stages = YAML(typ="safe").load(pipeline.read_text())["stages"] if pipeline.exists() else {}
+    stages = stages_of(first.root / "dvc.yaml")
     browser = slice_browser(runs, split, n_slices)
     n_volumes = len({row["volume"] for row in first.table("slices") if row["split"] == split})
     several = len(runs) > 1
@@ -72,4 +70,9 @@ def write_report(runs: Sequence[Finished], output: Path, title: str, n_slices: i
         data=json.dumps(browser, separators=(",", ":")).replace("<", "\\u003c"),  # no tag of a name ends the script
     )
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page, encoding="utf-8")
+    fresh = output.with_name(unfinished(output.name))
+    try:
+        fresh.write_text(page, encoding="utf-8")
+        fresh.replace(output)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -73,24 +73,20 @@ def _label(metric: str) -> str:
 
 
 def group_table(run: Finished, split: str) -> str:
-    """SSIM by acquisition and acceleration; nothing where there is one group only."""
+    """SSIM by acquisition and acceleration; nothing where there is one group only. An image may lack in a group."""
     rows = [row for row in run.table("groups") if row["split"] == split]
-    groups = list(
-        dict.fromkeys((str(r["acquisition"]), _number(float(r["acceleration"])), int(r["n_volumes"])) for r in rows)
-    )
+    groups: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        place = str(row["acquisition"]), _number(float(row["acceleration"]))
+        groups.setdefault(place, {})[str(row["image"])] = row
     if len(groups) < 2:
         return ""
-    ssim = {(str(r["acquisition"]), _number(float(r["acceleration"])), r["image"]): float(r["ssim"]) for r in rows}
     images = [image for image in LADDER if any(row["image"] == image for row in rows)]
-    lines = [
-        [
-            html.escape(name or "unknown"),
-            acceleration,
-            str(n),
-            *(f"{ssim[name, acceleration, image]:.4f}" for image in images),
-        ]
-        for name, acceleration, n in groups
-    ]
+    lines = []
+    for (name, acceleration), of_image in groups.items():
+        n_volumes = max(int(row["n_volumes"]) for row in of_image.values())  # GRAPPA fills no masks of two directions
+        means = [_mean(of_image[image], n_volumes) if image in of_image else "" for image in images]
+        lines.append([html.escape(name or "unknown"), acceleration, str(n_volumes), *means])
     head = ["Mean SSIM by acquisition", "R", "volumes", *(labelled(LABELS[image], run.network) for image in images)]
     return f'<div style="height:22px"></div>{_html_table(head, lines, "group-table")}'
 
@@ -129,7 +125,7 @@ def trust_section(run: Finished, scores: Mapping[str, Mapping[str, float]], spli
 def _curve(rows: Sequence[Row], other: str) -> str:
     """RCAN's error against the disagreement, both in percent of the volume's maximum: an inline SVG."""
     x, y = ([100 * float(row[column]) for row in rows] for column in ("disagreement", "error"))
-    top_x, top_y = max(x) * 1.06, max(y) * 1.15
+    top_x, top_y = max(x) * 1.06 or 1.0, max(y) * 1.15 or 1.0
     points = [(54 + 470 * a / top_x, 196 - 176 * b / top_y) for a, b in zip(x, y)]
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
     dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5" fill="#d55e00"/>' for a, b in points)
@@ -165,6 +161,12 @@ def provenance_section(root: Path) -> str:
         for title, file in files.items()
         if file.exists()
     )
+
+
+def _mean(row: Row, n_volumes: int) -> str:
+    """The SSIM of an image in a group, and of how many of its volumes where it is not of all."""
+    fewer = f" ({row['n_volumes']})" if row["n_volumes"] != n_volumes else ""
+    return f"{float(row['ssim']):.4f}{fewer}"
 
 
 def _number(value: float) -> str:

@@ -13,12 +13,14 @@ from frost.evaluation.official.presets import PRESETS, Preset, group_of, thresho
 from frost.mri.sampling import n_low_frequencies
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
+from frost.networks.kspace.grappa_varnet import GrappaVarNet
 from frost.planning.sections import ProjectParams, fault_of
 from frost.scans.volumes import Split, Volume
 from frost.simulation.simulate import plan as planned_scans
 from frost.training.live import require_package
 from frost.training.pretrained import load_pretrained
 from frost.training.scan_dataset import batch_shape
+from frost.training.stage_one import TrainVarNetParams
 
 Index = Mapping[Split, Sequence[Volume]]
 
@@ -26,7 +28,7 @@ WHERE = "params.yaml: "
 
 
 def between_sections(params: ProjectParams) -> Iterator[str]:
-    """What no section can know by itself."""
+    """Faults between sections."""
     if params.train_rcan and params.prepare:
         yield from _inputs(params.train_rcan.inputs, params.prepare.sense is not None)
     for name, section in (("train_varnet", params.train_varnet), ("train_rcan", params.train_rcan)):
@@ -64,17 +66,23 @@ def with_files(params: ProjectParams, simulated: Path) -> Iterator[str]:
         for line in fault_of(lambda: planned_scans(simulate)):
             yield line if line.startswith(str(simulate.heads)) else f"{WHERE}{line}"
     if params.train_varnet and params.train_varnet.import_ is not None:
-        stage_one = params.train_varnet
-        path = Path(stage_one.import_ or "")
-        if path.exists():
-            for line in fault_of(lambda: load_pretrained(path, stage_one.memory)):
-                yield f"{WHERE}train_varnet.import: {line}"
-        else:
-            yield f"{WHERE}train_varnet.import: {path}: no such file or folder"
+        yield from _imported_network(params, params.train_varnet)
     if params.cache_varnet and params.cache_varnet.import_ is not None:
         folder = Path(params.cache_varnet.import_)
         if not folder.is_dir():
             yield f"{WHERE}cache_varnet.import: {folder}: no such folder"
+
+
+def _imported_network(params: ProjectParams, stage: TrainVarNetParams) -> Iterator[str]:
+    """Faults of `train_varnet.import`; without any its network takes the place of the one that `network` describes."""
+    path = Path(stage.import_ or "")
+    if not path.exists():
+        yield f"{WHERE}train_varnet.import: {path}: no such file or folder"
+        return
+    try:
+        params.varnet = load_pretrained(path, stage.memory).network
+    except InputError as error:
+        yield f"{WHERE}train_varnet.import: {error}"
 
 
 def with_scans(params: ProjectParams, index: Index) -> Iterator[str]:
@@ -98,8 +106,8 @@ def with_scans(params: ProjectParams, index: Index) -> Iterator[str]:
         if name != "fastmri":
             reasons = {split: _unserved(PRESETS[name], _scored(index[split])) for split in ("val", "test")}
             if all(reasons.values()):
-                told = "; ".join(f"{split}: {reason}" for split, reason in reasons.items())
-                yield f"{WHERE}evaluate.presets: {name} can score neither split: {told}"
+                why = "; ".join(f"{split}: {reason}" for split, reason in reasons.items())
+                yield f"{WHERE}evaluate.presets: {name} can score neither split: {why}"
 
 
 def _scored(volumes: Sequence[Volume]) -> list[Volume]:
@@ -144,8 +152,11 @@ def _two_directions(params: ProjectParams, everyone: Sequence[Volume]) -> Iterat
         for name in params.train_rcan.inputs:
             if name.startswith("grappa"):
                 yield f"{WHERE}train_rcan.inputs: {name}: {why}; [varnet, sense] does without it"
-    if params.train_varnet and params.train_varnet.network.name == "grappa_varnet":
+    stage = params.train_varnet
+    if stage and stage.import_ is None and stage.network.name == "grappa_varnet":
         yield f"{WHERE}train_varnet.network: grappa_varnet: {why}; take varnet"
+    if stage and stage.import_ is not None and isinstance(params.varnet, GrappaVarNet):
+        yield f"{WHERE}train_varnet.import: {stage.import_}: a grappa_varnet: {why}; take a varnet"
 
 
 def _training(stage: str, batch_size: int, shapes: Sequence[tuple[int, ...]], index: Index) -> Iterator[str]:
@@ -171,7 +182,7 @@ def _folds(n_folds: int, train: Sequence[Volume]) -> Iterator[str]:
 
 
 def _unserved(preset: Preset, volumes: Sequence[Volume]) -> str:
-    """Why a preset cannot score these volumes as far as an index tells; "" where nothing speaks against it."""
+    """Why a preset cannot score these volumes as far as the index shows; "" where nothing prevents it."""
     if not volumes:
         return "no volume has a target"
     for volume in volumes:

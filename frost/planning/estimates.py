@@ -136,7 +136,7 @@ def state_of_stage_two(params: TrainRCANParams, caches: Sequence[Path], store: S
 
 
 def unknown_to(network: Path, volumes: Sequence[Volume]) -> list[Volume]:
-    """Those of the volumes that the network in a folder was not trained on; none where its file does not tell."""
+    """Those of the volumes that the network in a folder was not trained on; none where its file has no list."""
     try:
         known = frozen_networks(network)[0]
     except InputError:

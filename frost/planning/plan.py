@@ -1,11 +1,13 @@
 """The plan as lines of text: scans, device, and the work of each stage."""
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from frost.cache.frozen import own_device
 from frost.cache.store import Store
@@ -110,7 +112,7 @@ def _stage_one(
     state = "" if of_several else state_of_stage_one(stage, index, store)
     shapes = [batch_shape(volume) for volume in scored for _ in range(volume.n_slices)]
     inputs = kspace_inputs(scored, stage.fit.batch_size)
-    numbers = size(network, inputs, stage.fit)
+    numbers = size(copy.deepcopy(network).to("meta"), inputs, stage.fit)
     name = stage.network.name if stage.import_ is None else f"weights of {stage.import_}"
     folds = f", then {stage.folds} folds" if stage.folds > 1 else ""
     new = unknown_to(NETWORK, index["train"]) if state == "starts" else []
@@ -118,9 +120,8 @@ def _stage_one(
         state += f", as {len(new)} of its volumes are new, and all is cached anew after it; {KEEP}"
     time = ""
     if state.startswith("starts") and source:
-        fresh = build(KSPACE_NETWORKS, stage.network)
         n_val = sum(volume.n_slices for volume in index["val"] if volume.target != "none")
-        seconds = training_seconds(fresh, filled(inputs), stage.fit, n_steps(shapes, stage.fit), n_val)
+        seconds = training_seconds(_weighted(params), filled(inputs), stage.fit, n_steps(shapes, stage.fit), n_val)
         time = _time(None if seconds is None else seconds * stage.folds, source)
     return there, f"train_varnet: {name}, {_work(numbers, shapes, stage.fit)}{folds}{time}{state and '; ' + state}"
 
@@ -152,8 +153,15 @@ def _cache(
 
 
 def _cache_seconds(params: ProjectParams, volumes: Sequence[Volume], source: Path | None) -> float | None:
-    assert params.train_varnet
-    return cache_seconds(source, volumes, params.train_varnet.network, KSPACE_NETWORKS) if source else None
+    return cache_seconds(source, volumes, _weighted(params)) if source else None
+
+
+def _weighted(params: ProjectParams) -> nn.Module:
+    """A network of stage 1 to be run: the imported one, or one of fresh weights."""
+    assert params.train_varnet and params.varnet
+    if params.train_varnet.import_ is not None:
+        return copy.deepcopy(params.varnet)
+    return build(KSPACE_NETWORKS, params.train_varnet.network)
 
 
 def _stage_two(params: ProjectParams, index: Index, store: Store, source: Path | None, ready: bool) -> str:

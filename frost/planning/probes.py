@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,7 @@ from torch import Tensor, nn
 from frost.cache.classical import PrepareParams, classical_images
 from frost.cache.frozen import network_images, own_device
 from frost.errors import InputError
-from frost.networks.common.checkpoint import build
-from frost.pipeline.params import NamedParams
+from frost.mri.coils import over_coils
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import Volume
 from frost.training.fit import FitParams
@@ -45,10 +43,10 @@ def prepare_seconds(source: Path, volumes: Sequence[Volume], params: PreparePara
     return _over_volumes(source, volumes, one_slice, processes=_cores())
 
 
-def cache_seconds(source: Path, volumes: Sequence[Volume], choice: NamedParams, table: Any) -> float | None:
-    """Seconds in which a frozen network of these sizes is run over every slice of these volumes."""
+def cache_seconds(source: Path, volumes: Sequence[Volume], network: nn.Module) -> float | None:
+    """Seconds in which a network, with weights, is run over every slice of these volumes."""
     device = own_device()
-    network = build(table, choice).to(device).eval().requires_grad_(False)
+    network = network.to(device).eval().requires_grad_(False)
 
     def one_slice(reader: VolumeReader) -> None:
         next(network_images(reader, network, device, [0]))
@@ -84,15 +82,18 @@ def training_seconds(
 
 
 def filled(inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Numbers in the place of inputs without any: noise, centre lines, a mask of these and every fourth column."""
+    """Numbers in the place of inputs without any: noise, centre lines, a mask of these and every fourth column.
+
+    Where the inputs have masks of samples, each row of them is such a mask of columns.
+    """
     device = own_device()
     made = [torch.randn(one.shape, dtype=one.dtype, device=device) for one in inputs if one.dtype != torch.bool]
     if len(inputs) == 3:
-        n, width = inputs[1].shape
+        shape, width = inputs[1].shape, inputs[1].shape[-1]
         columns = torch.arange(width, device=device)
         acs = (columns - width // 2).abs() <= max(4, width // 25)
-        made += [(acs | (columns % 4 == 0)).expand(n, -1).contiguous(), acs.expand(n, -1).contiguous()]
-        made[0] = made[0] * made[1][:, None, None, :]
+        made += [(acs | (columns % 4 == 0)).expand(shape).contiguous(), acs.expand(shape).contiguous()]
+        made[0] = made[0] * over_coils(made[1])
     return made
 
 
@@ -112,7 +113,7 @@ def _over_volumes(
             return None if seconds is None else seconds * slices / min(processes, len(volumes))
     finally:
         torch.set_num_threads(threads)
-    return None  # its file is not there, or is damaged: the stage says so
+    return None  # its file is not there, or is damaged: an error of the stage
 
 
 def _samples(volume: Volume) -> int:
@@ -125,7 +126,7 @@ def _timed(action: Callable[[], None]) -> float | None:
         with _limited():
             first = _seconds(action)
             return first if first > LIMIT / 4 else min(_seconds(action) for _ in range(2))
-    except (TooLongError, RuntimeError):  # too little memory; the training will say so
+    except (TooLongError, RuntimeError):  # too little memory: an error of the training
         return None
 
 
@@ -163,7 +164,7 @@ def _cores() -> int:
 
 
 def rounded(seconds: float) -> float:
-    """To two digits: a probe knows no more."""
+    """To two digits: a probe is not more exact."""
     if seconds <= 0:
         return 0.0
     digits = 1 - math.floor(math.log10(seconds))

@@ -36,7 +36,7 @@ def show_plan() -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m frost.planning.run [--index DIR]`: check params.yaml; then, once stdin says so, check and plan."""
+    """`python -m frost.planning.run [--index DIR]`: check params.yaml; then, after a line on stdin, check and plan."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word: the stage has one
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", type=Path, help="folder of the index that will be there")
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _checked_params() -> "tuple[ProjectParams, list[str]]":
-    """All of params.yaml, and what is wrong with it as far as it can be known without scans, which stderr has."""
+    """All of params.yaml, and the faults that can be found without scans, which are written to stderr."""
     try:
         from frost.planning import agreement
         from frost.planning.sections import read_project
@@ -74,7 +74,7 @@ def _checked_params() -> "tuple[ProjectParams, list[str]]":
 def _show(
     project: "ProjectParams", index: Mapping[Split, Sequence[Volume]], faults: Sequence[str], source: Path | None = None
 ) -> None:
-    """The plan by an index; or what is wrong with it, beside the faults that were told, and exit status 1.
+    """The plan by an index; or what is wrong with it, beside the faults that were written already, and exit status 1.
 
     With `source`, the folder of the scans, the time of each stage is measured, which takes seconds.
     """

@@ -36,7 +36,10 @@ MODELS: Mapping[str, type[BaseModel]] = {
 
 @dataclass
 class ProjectParams:
-    """The sections that are right, None for others, and the networks that they name, without memory for weights."""
+    """The sections that are right, None for others, and the networks that they name, without memory for weights.
+
+    An imported network has its weights: `frost.planning.agreement.with_files` reads it.
+    """
 
     simulate: SimulateParams | None = None
     index: IndexParams | None = None
@@ -113,7 +116,7 @@ def fault_of(action: Callable[[], object]) -> Iterator[str]:
 
 
 def _stages(pipeline: Path) -> Mapping[str, Any]:
-    """The stages of dvc.yaml; none where there is no such file, which DVC itself will say."""
+    """The stages of dvc.yaml; none where there is no such file, which is an error of DVC."""
     try:
         stages = YAML(typ="safe").load(pipeline.read_text(encoding="utf-8"))["stages"]
     except (OSError, KeyError, TypeError):

@@ -23,7 +23,7 @@ from frost.pipeline.params import NamedParams
 from frost.planning.agreement import between_sections, notes, untracked_networks, with_files, with_scans
 from frost.planning.estimates import kspace_inputs, size
 from frost.planning.plan import plan_lines
-from frost.planning.probes import _timed
+from frost.planning.probes import _timed, filled, training_seconds
 from frost.planning.sections import read_project
 from frost.training.fit import FitParams
 from frost.training.stage_one import facts
@@ -238,6 +238,40 @@ def test_each_stage_that_runs_has_a_time_by_a_probe_of_the_scans(small, index, t
     assert lines["evaluate"].endswith("time unknown")
     assert not any("about" in line for line in small().values())
     assert "time unknown" in small(tmp_path_factory.mktemp("nothing"))["prepare"]
+
+
+def test_the_work_of_imported_weights_is_that_of_their_network(tmp_path, index, monkeypatch):
+    """Not of the sizes that params.yaml has for a network of its own, which an import leaves unused."""
+    monkeypatch.chdir(tmp_path)
+    own = YAML_OF.load((ROOT / "params.yaml").read_text())["train_varnet"]["network"]
+    imported = build(KSPACE_NETWORKS, NamedParams(**own | SMALL_VARNET))
+    save_network(Path("weights"), "varnet", imported, trained_on=[])
+    write_params(tmp_path, {"train_varnet.import": "weights", "train_varnet.fine_tune": True})
+    project, _ = read_project(tmp_path / "params.yaml", tmp_path / "dvc.yaml")
+    assert not list(with_files(project, tmp_path / "simulated"))[1:]  # whose index.source is not there
+    line = next(line for line in plan_lines(project, index, Store(tmp_path / "store")) if "weights of" in line)
+    assert f"weights of weights, {sum(weight.numel() for weight in imported.parameters()):,} parameters" in line
+    grappa = {"kernel_lines": 2, "kernel_points": 7, "regularisation": 0.03, "calibration": "slice"}
+    begins = own | SMALL_VARNET | {"name": "grappa_varnet", "grappa": grappa}
+    save_network(Path("weights"), "grappa_varnet", build(KSPACE_NETWORKS, NamedParams(**begins)), trained_on=[])
+    list(with_files(project, tmp_path / "simulated"))
+    record = {"kind": "file_2d", "acceleration": None, "center_fraction": None, "seed": None, "padding": (0, 44)}
+    scattered = index["test"][0].model_copy(update={"mask": MaskRecord.model_validate(record)})
+    found = list(with_scans(project, {**index, "test": [scattered]}))
+    assert any("train_varnet.import: weights: a grappa_varnet: 1 of 5 volumes" in line for line in found)
+
+
+def test_a_step_on_masks_of_samples_has_a_time(index):
+    record = {"kind": "file_2d", "acceleration": None, "center_fraction": None, "seed": None, "padding": (0, 44)}
+    scattered = index["train"][0].model_copy(update={"mask": MaskRecord.model_validate(record)})
+    section = YAML_OF.load((ROOT / "params.yaml").read_text())["train_varnet"]
+    network = build(KSPACE_NETWORKS, NamedParams(**section["network"] | SMALL_VARNET))
+    inputs = filled(kspace_inputs([scattered], 1))
+    assert (
+        inputs[1].shape == inputs[2].shape == (1, 48, 44)
+        and not inputs[0][~inputs[1][:, None].expand_as(inputs[0])].any()
+    )
+    assert training_seconds(network, inputs, FitParams.model_validate(section["fit"]), 1, 1) > 0
 
 
 def test_a_probe_that_takes_too_long_is_given_up(monkeypatch):

@@ -13,6 +13,12 @@ from frost.errors import InputError
 from frost.pipeline.processes.ending import end_on_signals
 from frost.pipeline.processes.ranks import forget_other_launchers
 
+
+def _terminal() -> Console:
+    """For tables and lines with names in them, which are no markup."""
+    return Console(markup=False)
+
+
 app = typer.Typer(
     help="Accelerated MRI reconstruction in two stages. The pipeline itself runs by `dvc repro`.",
     no_args_is_help=True,
@@ -88,15 +94,15 @@ def reconstruct(
         networks, input, output, acceleration, center_fraction, ensemble, time, consistent, format, images == "all"
     )
     if done.rows:
-        Console().print(scores_table(done))
+        _terminal().print(scores_table(done))
     for line in volume_lines(done, networks.bound):
         typer.echo(line)
     for line in done.notices:
         typer.echo(f"note: {line}", err=True)
     if done.kept:
-        Console().print(f"{done.kept} were in {output} already and are kept; remove them to have them anew")
+        _terminal().print(f"{done.kept} were in {output} already and are kept; remove them to have them anew")
     if time and done.rows:
-        Console().print(f"{done.milliseconds():.1f} ms a slice, mean of all slices: batch 1, warm, reading included")
+        _terminal().print(f"{done.milliseconds():.1f} ms a slice, mean of all slices: batch 1, warm, reading included")
     if done.failed:
         _end_with(done.failed, "could not be reconstructed")
 
@@ -141,13 +147,13 @@ def score(
         counts = [str(scores.get(n, "")) for n in ("n_volumes", "n_slices")]
         cells = [f"{scores[m]:.6f}" if m in scores else "" for m in _metrics(summary)]
         table.add_row(group or "all", *counts, *cells)
-    Console().print(table)
-    Console().print(
+    _terminal().print(table)
+    _terminal().print(
         "data range: " + ", ".join(f"{source} ({n} volumes)" for source, n in summary["range_source"].items())
     )
-    Console().print("target: " + ", ".join(f"{name} ({n} volumes)" for name, n in summary["target"].items()))
+    _terminal().print("target: " + ", ".join(f"{name} ({n} volumes)" for name, n in summary["target"].items()))
     for what, why in summary["left_out"].items():
-        Console().print(f"{what} left out: {why}")
+        _terminal().print(f"{what} left out: {why}")
 
 
 def _metrics(summary: dict[str, Any]) -> list[str]:
@@ -178,7 +184,7 @@ def compare(
     if md or json_:
         sys.stdout.write(as_markdown(result) if md else json.dumps(finite(result), indent=1) + "\n")
     else:
-        Console().print(as_renderable(result))
+        _terminal().print(as_renderable(result))
 
 
 store_app = typer.Typer(help="What the store holds, and how to clean it.", no_args_is_help=True)
@@ -197,7 +203,7 @@ def store_ls() -> None:
 
     store = Store(store_root())
     uses = users(store, Path.cwd())
-    Console().print(listing(store, store.ls(), uses))
+    _terminal().print(listing(store, store.ls(), uses))
     if note := note_on(uses):
         typer.echo(f"note: {note}", err=True)
 
@@ -214,7 +220,7 @@ def store_du() -> None:
     for stage, n_bytes in [*sizes.items(), ("all", sum(sizes.values()))]:
         table.add_row(stage, f"{n_bytes / 1e6:.1f}")
     typer.echo(f"{store.root}; entries share their blocks with outs and DVC's cache where the file system can link")
-    Console().print(table)
+    _terminal().print(table)
 
 
 @store_app.command("gc")
@@ -247,7 +253,7 @@ def store_gc(
             typer.echo(f"note: {note}", err=True)
     what = f"{len(records)} entries, {sum(r.n_bytes for r in records) / 1e6:.1f} MB"
     if records and (dry_run or not yes):
-        Console().print(usage.listing(store, records, uses))
+        _terminal().print(usage.listing(store, records, uses))
     if dry_run or not records:
         typer.echo(f"would remove {what}" if dry_run else "nothing to remove")
         return
@@ -326,7 +332,7 @@ def report(
     with TemporaryDirectory() as folder:
         runs = [of_revision(run, name, Path(folder, str(k))) for k, name in enumerate(names or [])]
         write_report(runs or [in_folder(run)], output, title, slices)
-    Console().print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
+    _terminal().print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -342,7 +348,7 @@ def export(
     from frost.challenges.rules import export_snu2026
 
     export_snu2026(models, output)
-    Console().print(f"{output}/test_part.py goes to utils/learning, {output}/checkpoints is its `args.exp_dir`")
+    _terminal().print(f"{output}/test_part.py goes to utils/learning, {output}/checkpoints is its `args.exp_dir`")
 
 
 @app.command()
@@ -360,7 +366,7 @@ def check(
     table = Table("rule", "", "why", title=challenge)
     for finding in findings:
         table.add_row(finding.rule, finding.state, finding.why)
-    Console().print(table)
+    _terminal().print(table)
     broken = [finding.rule for finding in findings if finding.state == "broken"]
     if broken:
         raise InputError(f"{len(broken)} of the rules of {challenge} broken: {'; '.join(broken)}")
@@ -389,7 +395,7 @@ def preset(
     from frost.pipeline.presets import apply_preset
 
     for line in apply_preset(file, params) or ["nothing to change"]:
-        Console().print(line, markup=False, highlight=False)
+        _terminal().print(line, highlight=False)
 
 
 @app.command()
@@ -423,7 +429,7 @@ def trust(
     if json_:
         sys.stdout.write(json.dumps(finite({"volumes": rows, "mean": means(rows)}), indent=1) + "\n")
     elif rows:
-        Console().print(trust_table(rows))
+        _terminal().print(trust_table(rows))
     if failed:
         _end_with(failed, "could not be read")
 
@@ -473,7 +479,7 @@ def serve(
     ] = "none",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: the best there is")] = None,
     consistent: Annotated[bool, typer.Option(help="put the measured lines back into RCAN's image")] = False,
-    memory: Annotated[float, typer.Option(help="GiB that one connection may send", min=0.001)] = 4.0,
+    memory: Annotated[float, typer.Option(help="GiB that one connection may send", min=0.001, max=1024)] = 4.0,
     connections: Annotated[int, typer.Option(help="at once; others are told to come again", min=1)] = 4,
 ) -> None:
     """Reconstruct scans as they are measured: an MRD streaming server for clients of Gadgetron's protocol.

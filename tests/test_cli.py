@@ -69,6 +69,19 @@ def test_reconstruct_tells_speed_scores_and_what_was_kept(workspace, tmp_path):
     assert "2 were in" in frost(*words).output
 
 
+def test_names_are_no_markup(workspace, tmp_path):
+    """Brackets in a path: rich takes them for its own, and leaves them out or fails."""
+    words = ["reconstruct", "--input", workspace.root / "data" / "source" / "test" / "file1004.h5", "--device", "cpu"]
+    words += ["--models", workspace.root / "models", "--output", tmp_path / "[red]a[" / "b]"]
+    frost(*words)
+    assert f"1 were in {tmp_path}/[red]a[/b] already" in frost(*words).output
+
+
+@pytest.mark.parametrize("memory", ["inf", "nan", "1e300"])
+def test_a_memory_that_no_machine_has_is_refused(memory):
+    assert frost("serve", "--memory", memory, "--port", "0").exit_code == 2
+
+
 def test_reconstruct_uses_the_networks_that_came_with_frost_unless_others_are_named(workspace, tmp_path, monkeypatch):
     words = ["reconstruct", "--input", workspace.root / "data" / "source" / "test", "--device", "cpu"]
     monkeypatch.setattr("frost.reconstruction.live.SHIPPED", tmp_path / "weights")

@@ -1,6 +1,6 @@
 """The rules of the SNU challenges, year by year, held against a run: its params, its index, where VarNet comes from.
 
-A rule that only a measurement can tell is said to be open, with the command that measures it.
+A rule that needs a measurement is open, with the command that measures it.
 """
 
 import shutil
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from frost.challenges import snu2026
 from frost.errors import InputError
 from frost.networks.common.checkpoint import CONFIG, WEIGHTS, load_config
+from frost.pipeline.params import read_sections
 from frost.reconstruction.live import load_models
 from frost.scans.volumes import read_index
 
@@ -25,7 +24,7 @@ Verdict = tuple[State, str]
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run says of itself."""
+    """The params of a finished run, and its folder."""
 
     params: Mapping[str, Any]
     root: Path
@@ -81,10 +80,12 @@ def _no_cache(run: Run) -> Verdict:
 
 
 def _no_leaderboard(run: Run) -> Verdict:
+    source = Path(run.params["index"]["source"]).absolute()
+    near = Path(*source.parts[-2:])  # the source may be the leaderboard itself, or a folder in it
     for split in ("train", "val"):
         for file in run.volumes(split):
-            if "leaderboard" in Path(file).parts:
-                return "broken", f"{file} is in split {split}"
+            if "leaderboard" in (near / file).parts:
+                return "broken", f"{source / file} is in split {split}"
     return "kept", "no file of the leaderboard in train or val"
 
 
@@ -136,12 +137,10 @@ def check(year: str, root: Path) -> list[Finding]:
     if year not in RULES:
         raise InputError(f"no rules of {year!r}; there are {', '.join(RULES)}")
     file = root / "params.yaml"
+    params = read_sections(file)
     try:
-        params = YAML(typ="safe").load(file.read_text())
         return [Finding(rule, *verdict(Run(params, root))) for rule, verdict in RULES[year].items()]
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file; run from the folder of the project") from None
-    except (YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file}: not the params of this project: {' '.join(str(error).split())}") from None
 
 

@@ -1,4 +1,4 @@
-"""A sheet with all slices of a volume, to look at: 8 bits of grey, one window, which the last line tells.
+"""A sheet with all slices of a volume, to look at: 8 bits of grey, one window, whose top is in the last line.
 
 With further images a slice is a row, and a column an image. Images of the object share RCAN's window; a map has its
 own, from 0 to the number above its column.
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from frost.outputs.contract import LABELS, MAPS, Format, Reconstruction
 from frost.outputs.scaling import window_top, windowed
@@ -65,8 +65,8 @@ def sheet(tiles: UInt8[np.ndarray, "slice y x"]) -> UInt8[np.ndarray, "rows colu
 
 def holds(path: Path, made_by: str) -> bool:
     """By the text that `write` put in front of the pixels."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
+    try:  # not Image.open, which refuses sheets of very many slices for the pixels that they declare: none is read
+        with PngImageFile(path) as image:
             return bool(image.info.get("made_by") == made_by)
     except (OSError, ValueError, SyntaxError):
         return False

@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -107,7 +107,7 @@ def files_in(repo: Path, md5: str) -> dict[str, str] | None:
 def link_outs(repo: Path, lock: str, paths: Iterable[str], folder: Path) -> list[str]:
     """Put links to the files of these outs, or of what lies in them, into `folder`; returns the outs not in the cache.
 
-    Nothing is copied: the links are symbolic and point into DVC's cache.
+    Nothing is copied: the links are symbolic and point into DVC's cache. Raises InputError for a path that leads out.
     """
     missing, wanted = [], tuple(paths)
     for out, md5 in outs_of(lock).items():
@@ -119,6 +119,8 @@ def link_outs(repo: Path, lock: str, paths: Iterable[str], folder: Path) -> list
             missing.append(out)
             continue
         for name, source in sources.items():
+            if ".." in PurePosixPath(out, name).parts or name.startswith("/"):  # a commit may be a stranger's
+                raise InputError(f"{LOCK}: {out}: its file {name!r} would lie outside of the project")
             target = folder / out / name if name else folder / out
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(source)

@@ -1,4 +1,4 @@
-"""The live path: k-space to VarNet and the classical images, and their images to RCAN, for scans that no cache knows.
+"""The live path: k-space to VarNet and the classical images, and their images to RCAN, for scans in no cache.
 
 The same functions fill the caches, so that a live image is the cached one (a test holds them together).
 """
@@ -96,7 +96,9 @@ def load_models(folder: Path, device: torch.device) -> Models:
         or not {"networks", "prepare", "masks"} <= made_by.keys()
         or not made_by["prepare"]
     ):
-        raise InputError(f"{where}: does not say what its inputs were made by; `dvc repro` writes networks that do")
+        raise InputError(
+            f"{where}: has no record of how its inputs were made (`made_by`); `dvc repro` writes networks that do"
+        )
     if "imported" in made_by["networks"]:
         raise InputError(
             f"{where}: was trained on images that another program made (cache_varnet.import); here they cannot be made"
@@ -104,11 +106,11 @@ def load_models(folder: Path, device: torch.device) -> Models:
     digest = network_digest(folder / "varnet")
     if digest not in made_by["networks"]:
         raise InputError(f"{where}: was trained on images of another network than {folder / 'varnet'}; run `dvc repro`")
-    prepare = checked(PrepareParams, {"sense": None, **made_by["prepare"]}, where)  # older networks know none
+    prepare = checked(PrepareParams, {"sense": None, **made_by["prepare"]}, where)  # older networks have none
     inputs = tuple(config["inputs"])
     if prepare.sense is None and any(parse_channel(name)[0] == "sense" for name in inputs):
         raise InputError(
-            f"{where}: has the input `sense`, but does not say how it was made; `dvc repro` writes one that does"
+            f"{where}: has the input `sense`, but no record of how it was made; `dvc repro` writes one that does"
         )
     rcan = network_digest(folder / "rcan")
     bound, no_bound = bound_beside(folder, rcan)
@@ -205,7 +207,7 @@ def reconstruct_folder(
     """Write every volume of a file or folder into `output`, in each of `formats`; what is there is left alone.
 
     all_images: beside RCAN's those that it was made of, and the map of where VarNet and GRAPPA disagree.
-    A volume that cannot be read is told in `failed`, and the others are still done. Raises InputError where what is
+    A volume that cannot be read is a line in `failed`, and the others are still done. Raises InputError where what is
     there was made of another scan of this name, by other networks or with other options: no mixture is handed in.
     """
     if unknown := set(formats) - FORMATS.keys():
@@ -213,7 +215,9 @@ def reconstruct_folder(
     of_options = "" if ensemble == "none" and not consistent else "it holds without --ensemble and --consistent"
     done = Done(no_bound=models.no_bound or of_options)
     masks = new_masks(models, acceleration, center_fraction)
-    facts = [models.digests, ensemble, consistent, masks.model_dump(mode="json"), *(["all"] if all_images else [])]
+    facts = [models.digests, ensemble, consistent, masks.model_dump(mode="json")]
+    if all_images:  # files with all images hold the bound too, and one network may be calibrated anew
+        facts += ["all", *([models.bound.model_dump(mode="json")] if models.bound else [])]
     root, volumes = volumes_of(source, masks, done.failed, MASK_OPTIONS)
     images = [_written(models, volume) if all_images else ["rcan"] for volume in volumes]
     tasks = _tasks(root, volumes, output, facts, formats, images)

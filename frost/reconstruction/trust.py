@@ -20,7 +20,7 @@ from rich.table import Table
 from frost.cache.pairs import unlearned
 from frost.errors import InputError
 from frost.evaluation.disagreement import disagreement_map, rank_correlation, smooth
-from frost.evaluation.scores import BORDER, foreground_mask, no_signal, ssim_maps
+from frost.evaluation.scores import BORDER, foreground_mask, no_signal, require_finite, ssim_maps
 from frost.mri.coils import rss
 from frost.mri.consistency import project, residual, residual_image, scale_coil_images, varnet_coil_images
 from frost.mri.noise import noise_share
@@ -53,7 +53,8 @@ class Trust:
 def trust(models: Models, reader: VolumeReader, threshold: float) -> Trust:
     """Residuals, what a projection on the measured data would change, and whether disagreement predicts the error.
 
-    Scores need a target with signal: without one they are not in the row. `threshold` is that of the foreground.
+    Scores need a target with signal: without one they are not in the row. `threshold` is that of the foreground. Raises
+    InputError for an image that is no number everywhere.
     """
     images: dict[str, np.ndarray] = reconstruct_volume(models, reader, "none")
     mask = reader.mask()
@@ -75,6 +76,7 @@ def trust(models: Models, reader: VolumeReader, threshold: float) -> Trust:
     }
     names = ("residual_varnet", "residual_rcan", "residual_noise")
     row = {"volume": reader.volume.name, **dict(zip(names, np.mean(residuals or [(0.0, 0.0, 0.0)], axis=0).tolist()))}
+    require_finite(reader.volume.file, images)
     if "target" in images:
         images["error"] = smooth(images["rcan"] - images["target"])
     if "target" in images and not no_signal(images["target"]):

@@ -20,6 +20,7 @@ from frost.evaluation.report.sections import _curve, group_table
 from frost.evaluation.summaries import group_rows, mean_rows, nested_means
 from frost.evaluation.tables import read_table, write_table
 from frost.pipeline.costs import machine, measured
+from frost.pipeline.revisions import link_outs
 from frost.reconstruction.live import load_models
 from tests.paths import ROOT
 
@@ -185,6 +186,23 @@ def test_groups_of_which_some_have_no_grappa(tmp_path):
 def test_images_without_any_disagreement_have_a_curve():
     rows = [{"disagreement": 0.0, "error": error} for error in (0.0, 0.2)]
     assert "<svg" in _curve(rows, "GRAPPA") and "nan" not in _curve(rows, "GRAPPA")
+
+
+@pytest.mark.parametrize("name", ["../../out", "/out", "a/../../../out"])
+def test_a_commit_of_strangers_puts_no_file_elsewhere(tmp_path, monkeypatch, name):
+    """The paths in dvc.lock and in DVC's lists of folders are theirs."""
+    repo, folder, listing = tmp_path / "repo", tmp_path / "here" / "folder", "ab" * 16
+    for md5, content in ((listing + ".dir", json.dumps([{"relpath": name, "md5": "cd" * 16}])), ("cd" * 16, "x")):
+        file = repo / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+    lock = "stages: {train_rcan: {outs: [{path: %s, md5: %s}]}}"
+    with pytest.raises(InputError, match="would lie outside"):
+        link_outs(repo, lock % ("models/rcan", listing + ".dir"), ["models"], folder)
+    with pytest.raises(InputError, match="would lie outside"):
+        link_outs(repo, lock % ("models/../../out", "cd" * 16), ["models"], folder)
+    assert link_outs(repo, lock % ("models/bound.json", "cd" * 16), ["models"], folder) == []
+    assert [path.name for path in tmp_path.rglob("*") if path.is_symlink()] == ["bound.json"]
 
 
 def test_slices_are_spread_over_a_volume():

@@ -49,6 +49,13 @@ def files(path):
     return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
+def test_a_sheet_of_very_many_slices_is_known_again(tmp_path, monkeypatch):
+    """Pillow takes files that declare so many pixels for an attack, and opens none of them."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    written = volume()
+    assert FORMATS["png"].is_there(write("png", tmp_path, written), written.made_by)
+
+
 def mirrored(axes):
     """The same with slices in the opposite order: a left-handed frame."""
     return (tuple(-part for part in axes[0]), *axes[1:])

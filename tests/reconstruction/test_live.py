@@ -207,6 +207,17 @@ def test_the_live_bound_is_that_of_the_cached_images(workspace, bounded, tmp_pat
     assert "50% of new patients" in printed and "the 2 patients of validation" in printed
 
 
+def test_a_file_never_keeps_the_bound_of_another_calibration(workspace, bounded, tmp_path):
+    source = workspace.root / "data" / "source" / "test" / "file1004.h5"
+    anew = replace(bounded, bound=bounded.bound.model_copy(update={"margin": bounded.bound.margin + 1}))
+    reconstruct_folder(bounded, source, tmp_path, None, None, "none", all_images=True)
+    assert reconstruct_folder(bounded, source, tmp_path, None, None, "none", all_images=True).kept == 1
+    with pytest.raises(InputError, match=r"file1004\.h5: is there already, .* by other networks or options"):
+        reconstruct_folder(anew, source, tmp_path, None, None, "none", all_images=True)
+    for models in (bounded, anew):  # of RCAN's image alone no bound is in the file
+        assert not reconstruct_folder(models, source, tmp_path / "rcan", None, None, "none").failed
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [({"ensemble": "flip"}, "no lower bound of SSIM: it holds without --ensemble"),
@@ -394,7 +405,7 @@ def test_networks_that_were_made_before_there_was_a_sense_image_still_load(works
     facts = json.loads(config.read_text())
     del facts["made_by"]["prepare"]["sense"]
     config.write_text(json.dumps(facts))
-    with pytest.raises(InputError, match=r"config\.json: has the input `sense`, but does not say how it was made"):
+    with pytest.raises(InputError, match=r"config\.json: has the input `sense`, but no record of how it was made"):
         load_models(models, torch.device("cpu"))
     facts["inputs"] = ["varnet", "grappa", "varnet-1", "zero_filled"]
     config.write_text(json.dumps(facts))

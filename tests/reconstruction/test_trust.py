@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -110,6 +111,20 @@ def test_an_empty_slice_counts_in_no_mean_and_all_its_images_are_empty(workspace
     assert residual(coil_images, measured, mask) > 0.1
     assert found["one"].row["residual_varnet"] == pytest.approx(residual(coil_images, measured, mask), rel=1e-5)
     assert found["one"].row["residual_noise"] == noise_share(measured, mask) > 0
+
+
+def test_images_that_are_not_numbers_are_one_line(workspace, tmp_path):
+    """As of weights that went wrong: no row of nan, and no map of it."""
+    models = load_models(workspace.root / "models", torch.device("cpu"))
+
+    class Broken(torch.nn.Module):
+        def forward(self, inputs):
+            return inputs[:, 0] * torch.nan
+
+    source = workspace.root / "data" / "source" / "test" / "file1004.h5"
+    rows, failed = trust_folder(replace(models, rcan=Broken()), source, workspace.masks, 2e-5, tmp_path / "maps")
+    assert failed == ["file1004.h5: its image `rcan` holds nan or infinite values, which have no score"]
+    assert not rows and not (tmp_path / "maps").exists()
 
 
 def test_the_command(workspace):

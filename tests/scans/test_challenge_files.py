@@ -148,5 +148,16 @@ def test_each_rule_is_broken_by_what_breaks_it(run, tmp_path):
     moved = run.volumes[0].model_copy(update={"file": "leaderboard/acc4/kspace/a.h5"})
     write_index(tmp_path / "data" / "index", {"train": run.volumes[:1], "val": [moved], "test": []})
     assert states("snu2026", root)["leaderboard data not even for validation"] == "broken"
+    write_index(tmp_path / "data" / "index", {"train": run.volumes[:1], "val": run.volumes[1:], "test": []})
+    for source, state in (("Data/leaderboard/acc4", "broken"), ("Data/leaderboard", "broken"), ("Data", "kept")):
+        assert states("snu2026", run(index__source=source))["leaderboard data not even for validation"] == state
     with pytest.raises(InputError, match=r"no rules of 'snu2027'; there are snu2022,"):
         check("snu2027", root)
+
+
+def test_params_that_cannot_be_read_are_one_line(tmp_path):
+    for content, says in ((b"a: \xe4", "not YAML"), (b"a: [", "not YAML"), (b"a: 1", "not the params of this project")):
+        (tmp_path / "params.yaml").write_bytes(content)
+        with pytest.raises(InputError, match=rf"params\.yaml: {says}") as error:
+            check("snu2026", tmp_path)
+        assert "\n" not in str(error.value)

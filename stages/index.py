@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         params = load_params("index", IndexParams)
         if Path(params.source).resolve() == paths.simulated.resolve():
             require_same_heads(paths.simulated)
-        index = build_index(params, store_root() / "identities.json", say=print)
+        index = build_index(params, store_root() / "identities.json", note=print)
         end_if_orphaned()  # a later run may have other params
         write_index(paths.index, index)
         (paths.index / "imports.json").write_text(json.dumps(imports(), indent=1) + "\n")

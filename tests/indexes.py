@@ -24,8 +24,8 @@ def params_of(source, masks=None, val=None, test=None, **changes):
     return checked(IndexParams, values | changes, "params.yaml: index")
 
 
-def index_of(source, *more, memo=None, say=lambda line: None, **changes):
-    return build_index(params_of(source, *more, **changes), memo, say)
+def index_of(source, *more, memo=None, note=lambda line: None, **changes):
+    return build_index(params_of(source, *more, **changes), memo, note)
 
 
 def names(index, split):

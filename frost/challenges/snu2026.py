@@ -48,7 +48,7 @@ def prep_volume(image_path: Path | str, kspace_path: Path | str, device: torch.d
 
 @torch.no_grad()
 def recon_slice(model: Models, ctx: dict[str, Any], s: int) -> Float[Tensor, "y x"]:
-    """Slice `s`, from masked k-space to the final image. Neighbours that the network asks for are computed here too."""
+    """Slice `s`, from masked k-space to the final image. Neighbours that the network needs are computed too."""
 
     @cache  # within this slice alone
     def parallel(i: int) -> Tensor:

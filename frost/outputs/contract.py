@@ -54,7 +54,7 @@ class Reconstruction:
         return 1 + list(LABELS).index(self.image)
 
     def of_slice(self, i: int) -> "Reconstruction":
-        """Slice `i` alone, with the pose that the file tells of it."""
+        """Slice `i` alone, with its own pose where the file has one."""
         others = {name: images[i : i + 1] for name, images in self.others.items()}
         bound = None if self.ssim_bound is None else self.ssim_bound[i : i + 1]
         geometry = self.geometry.of_slice(i)
@@ -70,10 +70,10 @@ class Reconstruction:
         )
 
     def remark(self) -> str:
-        """What whoever looks at the images must know, in the 64 characters that DICOM has for it."""
+        """The remark that is shown beside the images, in the 64 characters that DICOM has for it."""
         nominal = " and ".join(self.geometry.nominal)
-        told = "Frost: for research only" if self.image == "rcan" else f"Frost, {LABELS[self.image]}: research only"
-        return told + (f"; {nominal} nominal" if nominal else "")
+        words = "Frost: for research only" if self.image == "rcan" else f"Frost, {LABELS[self.image]}: research only"
+        return words + (f"; {nominal} nominal" if nominal else "")
 
 
 def pseudonym(patient: str) -> str:
@@ -91,7 +91,7 @@ def part_made_by(made_by: str, image: str) -> str:
 
 @dataclass(frozen=True)
 class Format:
-    """How to write a volume, and how to know again what was written."""
+    """How to write a volume, and how to recognise what was written."""
 
     ending: str
     """Of its one file or folder, with the dot. No other format's ending has the same last part."""

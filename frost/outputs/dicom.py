@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def write(path: Path, volume: Reconstruction) -> None:
     """Files 0001.dcm, 0002.dcm, ... with 16 bits, slope and intercept."""
-    from pydicom import dcmwrite  # here, because it takes a second that who wants another format need not wait
+    from pydicom import dcmwrite  # here, because it takes a second, which other formats do not need
 
     scaled = scaled_to_16_bits(volume.images)
     common = _common(volume, scaled)
@@ -35,7 +35,7 @@ def uid(*facts: str) -> str:
 
 
 def _common(volume: Reconstruction, scaled: Scaled) -> "Dataset":
-    """All that the slices of a volume share, PS3.3 A.4. Empty is what the standard wants named and nobody knows."""
+    """All that the slices of a volume share, PS3.3 A.4. Empty is what the standard requires and no file has."""
     from pydicom.dataset import Dataset
     from pydicom.uid import MRImageStorage
 

@@ -19,7 +19,7 @@ def write(path: Path, volume: Reconstruction) -> None:
 
     Rows run upwards, and slices so that the grid is left-handed: what `dcm2niix` and FSL make of every scan.
     """
-    import nibabel  # here, because it takes a second that who wants another format need not wait
+    import nibabel  # here, because it takes a second, which other formats do not need
 
     scaled = scaled_to_16_bits(volume.images)
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.geometry.affine()[:, [2, 1, 0, 3]]

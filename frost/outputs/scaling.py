@@ -20,7 +20,7 @@ class Scaled(NamedTuple):
     """A power of 1000. Scans are often of 1e-4, which viewers that calculate in integers would show black."""
 
     def remark(self) -> str:
-        """What a reader of the values must know."""
+        """The factor in words, for a reader of the values."""
         return f"values x {self.factor:g}"
 
 

@@ -42,7 +42,7 @@ def _least(row: Mapping[str, Any]) -> str:
 
 
 def volume_lines(done: Done, bound: LowerBound | None) -> Iterator[str]:
-    """A line a volume: whether the networks know such scans, and the lower bound of the SSIM of each slice.
+    """A line a volume: whether such scans were in training, and the lower bound of the SSIM of each slice.
 
     Then what that bound promises; without one for any volume, why.
     """

@@ -22,7 +22,7 @@ def challenge_path(facts: Mapping[str, Any], has_target: bool, root: str = "") -
     fastMRI: the file's own name, which for a knee without a target ends in `_v2`. SNU: `reconstructions_leaderboard`,
     the folder of the acceleration from 2023 on (2024: `public`, `private`), the file's own name; scans that are not of
     the leaderboard under `reconstructions_val`. Other formats: the file's own name. Where one file stands for several
-    volumes, what tells them apart is added. root: name of the folder that the file's place is told from; it may be
+    volumes, the part of their names that differs is added. root: name of the folder that the path is relative to, as
     `multicoil_challenge`.
     """
     file = PurePosixPath(facts["file"])
@@ -68,6 +68,6 @@ def write_reconstruction(
 
 
 def reconstruction_made_by(file: Path) -> str | float | None:
-    """What `write_reconstruction` was told of a file; None for one of others. Raises InputError for a damaged one."""
+    """`made_by` of a file of `write_reconstruction`; None for other files. Raises InputError for a damaged one."""
     with named_faults(file), open_h5(file) as opened:
         return attribute(opened, "made_by")

@@ -26,7 +26,7 @@ class Scan:
 
 
 def format_of(found: Found) -> Format:
-    """What the tree around the file tells, else the file itself."""
+    """By the tree around the file, else by its content."""
     return recognise(found.file)[0] if found.layout is None else FORMATS[found.layout]
 
 
@@ -35,7 +35,7 @@ def read_scan(
 ) -> Scan:
     """Everything about one volume but its mask, from the headers of its files.
 
-    pattern: finds the patient in the name of the file, and goes before what the file says where it does.
+    pattern: finds the patient in the name of the file; where it does, the `patient_id` of the file does not count.
     """
     header = format.header(found)
     if header.acceleration is not None and header.acceleration < 1:
@@ -80,17 +80,16 @@ def read_scan(
 def _patient(
     stem: str, identified: str, pattern: re.Pattern[str] | None
 ) -> tuple[str, Literal["file", "pattern", "name"]]:
-    """Whose scan it is, and what tells: the first group of the pattern, or the whole match where it has none."""
+    """The patient and where it was found: the first group of the pattern, or its whole match where it has none."""
     if pattern is not None and (match := pattern.search(stem)) and (found := match[1 if pattern.groups else 0]):
         return found, "pattern"
     return (identified, "file") if identified else (stem, "name")
 
 
 def geometry_of(scan: OpenScan, volume: Volume) -> Geometry:
-    """Voxel size of a volume's reconstruction from the ISMRMRD header, and the pose that the scan tells.
+    """Voxel size of a volume's reconstruction from the ISMRMRD header, and the pose in its file.
 
-    Voxels are 1 mm and nominal where no header tells, and so is the pose; the distance of slices is then their
-    thickness.
+    Both are nominal where the file has none, voxels then 1 mm; the distance of slices is then their thickness.
     """
     fields, poses = scan.header_fields(), scan.poses()
     frame = volume.height, volume.width
@@ -105,7 +104,7 @@ def geometry_of(scan: OpenScan, volume: Volume) -> Geometry:
 
 
 def _voxel_size(fields: Fields, frame: tuple[int, int]) -> tuple[float, float, float] | None:
-    """Millimetres along slice, y and x, or None where the header does not tell all three.
+    """Millimetres along slice, y and x, or None where the header lacks one of the three.
 
     Samples of k-space are 1 / field of view apart, so that zeros around them make voxels smaller. Rows fewer than were
     encoded are what is left of an oversampled readout, which is cut in image space and leaves the voxels as they are.

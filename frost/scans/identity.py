@@ -50,7 +50,7 @@ def volume_identity(source: Path, volume: Volume, method: Method = "sampled") ->
 
 
 def require_unchanged(source: Path, volume: Volume) -> None:
-    """To be called after a volume was read: what was made of it is kept under the identity that the index saw.
+    """To be called after a volume was read: what was made of it is kept under the identity in the index.
 
     Raises InputError where its files are others by now; a wrong image would be kept under a right key for ever.
     """
@@ -108,7 +108,7 @@ class Memo:
 def digest_of_import(path: Path, memo: Path | None) -> str | None:
     """A digest of a file that params name, or of all files of a folder by their names; None where nothing is there.
 
-    As fast as `identity`, so that a stage that always runs can tell whether a file was replaced under its name.
+    As fast as `identity`, so that a stage that always runs can find that a file was replaced under its name.
     """
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     if not files:

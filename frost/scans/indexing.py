@@ -24,7 +24,7 @@ from frost.scans.layouts import find_new_volumes, find_volumes, require_pair
 from frost.scans.splits import SplitParams, cut_splits
 from frost.scans.volumes import SPLITS, Layout, Split, Volume
 
-Say = Callable[[str], object]
+Note = Callable[[str], object]
 DrawnKind = Literal[ColumnKind, "poisson"]
 
 
@@ -86,10 +86,10 @@ class IndexParams(Params):
         return pattern
 
 
-def build_index(params: IndexParams, memo: Path | None, say: Say = lambda line: None) -> dict[Split, list[Volume]]:
+def build_index(params: IndexParams, memo: Path | None, note: Note = lambda line: None) -> dict[Split, list[Volume]]:
     """The volumes of every split, by name.
 
-    `memo` is a file that remembers digests of unchanged files; None re-reads them. `say` is told, by line,
+    `memo` is a file that remembers digests of unchanged files; None re-reads them. `note` is called with lines on
     what was detected and decided. Raises InputError for the first thing wrong with the source or the params.
     """
     source = Path(params.source)
@@ -105,12 +105,12 @@ def build_index(params: IndexParams, memo: Path | None, say: Say = lambda line: 
             identity = identities.of(format.files(found.file, found.image_file))
             scans.append(read_scan(source, format, found, identity, pattern))
     layouts = " and ".join(sorted({scan.volume.layout for scan in scans}))
-    say(f"{layouts} layout{' (detected)' if params.layout == 'auto' else ''}: {len(scans)} volumes")
+    note(f"{layouts} layout{' (detected)' if params.layout == 'auto' else ''}: {len(scans)} volumes")
     origins = Counter(scan.size_from for scan in scans)
-    say("reconstruction size from " + ", ".join(f"{name} ({n})" for name, n in sorted(origins.items())))
-    _say_patients(scans, params.patient, say)
+    note("reconstruction size from " + ", ".join(f"{name} ({n})" for name, n in sorted(origins.items())))
+    _note_patients(scans, params.patient, note)
     by_split = cut_splits(
-        {split: [scan for scan in scans if scan.volume.split == split] for split in SPLITS}, params.splits, say
+        {split: [scan for scan in scans if scan.volume.split == split] for split in SPLITS}, params.splits, note
     )
     index: dict[Split, list[Volume]] = {}
     where = "params.yaml: index.masks"
@@ -121,8 +121,8 @@ def build_index(params: IndexParams, memo: Path | None, say: Say = lambda line: 
     return index
 
 
-def _say_patients(scans: list[Scan], pattern: str | None, say: Say) -> None:
-    """Who the patients are, where `patient_id` does not tell of all. InputError for a pattern that finds none."""
+def _note_patients(scans: list[Scan], pattern: str | None, note: Note) -> None:
+    """A line about the patients where not all have a `patient_id`. InputError for a pattern that finds none."""
     by_pattern, alone = ([scan for scan in scans if scan.patient_from == kind] for kind in ("pattern", "name"))
     if pattern is not None:
         if not by_pattern:
@@ -131,9 +131,9 @@ def _say_patients(scans: list[Scan], pattern: str | None, say: Say) -> None:
                 f"{Path(scans[0].volume.file).stem!r}"
             )
         n_patients = len({scan.volume.patient for scan in by_pattern})
-        say(f"index.patient: {n_patients} patients by the names of {len(by_pattern)} of {len(scans)} volumes")
+        note(f"index.patient: {n_patients} patients by the names of {len(by_pattern)} of {len(scans)} volumes")
     if alone:
-        say(
+        note(
             f"{len(alone)} of {len(scans)} volumes have no patient_id: each is taken for a patient of its own, and "
             "their split is by file; where names hold the subject, index.patient groups them"
         )
@@ -145,7 +145,7 @@ def volumes_of(
     """New scans, outside any index: a folder and the volumes in it, of one file or of a folder in any layout.
 
     Of a tree that has test scans (a leaderboard), those alone. All are called test, none needs a target, and
-    identities are left out: no index is kept. A bad file is told in `failed`, and raises InputError without it;
+    identities are left out: no index is kept. A bad file is a line in `failed`, and an InputError without it;
     `where` is what a mask that does not fit is put down to.
     """
     root = source.parent if source.is_file() else source

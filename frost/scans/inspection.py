@@ -88,7 +88,7 @@ def _inspect(root: Path, found: Found) -> Inspected:
 
 
 def _read(root: Path, volume: Volume, has_mask: bool, result: Inspected) -> None:
-    """What k-space tells, every slice of it."""
+    """Add what is found in k-space, of which every slice is read."""
     if not has_mask:  # whatever stands for a mask that is yet to be drawn
         drawn = MaskRecord(kind="equispaced", acceleration=1, center_fraction=1, seed=0, padding=volume.mask.padding)
         volume = volume.model_copy(update={"mask": drawn})

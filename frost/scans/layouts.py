@@ -19,7 +19,7 @@ _FASTMRI_FOLDER = re.compile(r"(?:(?:multi|single)coil_)?(train|val|test|challen
 def find_volumes(source: Path, layout: str) -> list[Found]:
     """The volumes of `source`; none is an InputError. `layout`: what they are, or `auto`, which recognises SNU trees.
 
-    Where neither it nor the tree tells what the files are, `layout` of the volumes is None: each file tells.
+    Where neither it nor the tree determines a format, `layout` of the volumes is None: it is recognised file by file.
     """
     known = None if layout == "auto" else cast("Layout", layout)
     snu = _find_snu(source) if known is None or known.startswith("snu") else []
@@ -38,7 +38,7 @@ def find_volumes(source: Path, layout: str) -> list[Found]:
 def find_new_volumes(source: Path) -> tuple[Path, list[Found]]:
     """The tree that a folder of new scans is part of, and what of it is meant: of a whole tree its test scans, if any.
 
-    A leaderboard, or a folder in one, belongs to the tree around it, which tells the year and names the results.
+    A leaderboard, or a folder in one, belongs to the tree around it, by which year and names of results are determined.
     """
     here = source.absolute()
     for folder in (here, *here.parents):

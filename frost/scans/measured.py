@@ -1,7 +1,7 @@
-"""What k-space itself tells: which of its rows, columns and samples were measured, and where its origin lies.
+"""Facts of k-space itself: which of its rows, columns and samples were measured, and where its origin lies.
 
-A mask, a target and the word of a file can be wrong without any error; the image is then plausible and wrong. So what
-a file says is held against its k-space. Where a single slice is suspicious all slices of the volume are looked at: a
+A mask, a target or a header can be wrong without any error; the image is then plausible and wrong. So they are
+compared with k-space. Where a single slice is suspicious all slices of the volume are looked at: a
 column may be zero in one of them, and a spike may outshine the centre of another.
 """
 

@@ -41,7 +41,7 @@ class Box(NamedTuple):
 
 
 class VolumeReader:
-    """The slices of one volume, read when asked for; `with VolumeReader(...) as reader` closes its files.
+    """The slices of one volume, read on demand; `with VolumeReader(...) as reader` closes its files.
 
     They are opened at the first read, in the process that reads: a reader may be sent to DataLoader workers
     by pickle or by fork. Raises InputError, naming the file, where one is damaged, missing or not as indexed.
@@ -132,7 +132,7 @@ class VolumeReader:
     def require_target_in_place(self) -> None:
         """InputError where the file's target is the image of its k-space at another place, or mirrored.
 
-        Then k-space was made by another convention, such as an origin of the image at index 0. The middle slice tells.
+        Then k-space was made by another convention, such as an image origin at index 0. The middle slice is compared.
         """
         i = self.volume.n_slices // 2
         if self.volume.target != "file" or (target := self.target(i)) is None or not target.any():
@@ -155,7 +155,7 @@ class VolumeReader:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Whatever is found wrong with the scan by code that does not know its file, with the file's name."""
+        """An InputError about the scan from code without access to its file, with the file's name in front."""
         try:
             yield
         except InputError as error:
@@ -187,7 +187,7 @@ class VolumeReader:
         return center_crop(images, self.volume.crop)
 
     def attributes(self) -> dict[str, Any]:
-        """What later stages know of a volume without its index, as JSON: attributes of its cached images."""
+        """Facts of a volume that later stages need, as JSON: attributes of its cached images."""
         volume = self.volume
         return {
             "name": volume.name,
@@ -223,7 +223,7 @@ class VolumeReader:
         return geometry_of(self._open(), self.volume)
 
     def remarks(self) -> list[str]:
-        """What a user should know of the files, a sentence each."""
+        """Remarks about the files, a sentence each."""
         return self._open().remarks()
 
     def _mask(self) -> Bool[np.ndarray, "*y x"]:
@@ -271,7 +271,7 @@ def _distance(image: Float[Tensor, "y x"], target: Float[Tensor, "y x"]) -> floa
 
 
 def _live_coils(kspace: Complex[np.ndarray, "coil y x"]) -> Bool[np.ndarray, " coil"]:
-    """Which coils hold anything but 0; as a rule the middle row tells, which costs nothing."""
+    """Which coils hold anything but 0; as a rule the middle row is enough, which costs nothing."""
     live = kspace[:, kspace.shape[1] // 2].any(axis=1)
     return np.asarray(live if live.all() else kspace.any(axis=(1, 2)))
 

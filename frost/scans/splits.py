@@ -22,7 +22,7 @@ class CutParams(Params):
 
 
 class SplitParams(Params):
-    """Where validation and test come from when the source does not say."""
+    """Where validation and test come from when the source has none."""
 
     val: CutParams
     test: CutParams
@@ -35,7 +35,7 @@ class SplitParams(Params):
 
 
 def cut_splits(
-    scans: dict[Split, list[Scan]], params: SplitParams, say: Callable[[str], object]
+    scans: dict[Split, list[Scan]], params: SplitParams, note: Callable[[str], object]
 ) -> dict[Split, list[Scan]]:
     """Validation, then test, cut from another split where the params ask for it. No patient is divided."""
     scans = dict(scans)
@@ -55,7 +55,7 @@ def cut_splits(
             )
         instead = f" instead of the source's own {len(scans[split])}" if scans[split] else ""
         by = "file" if all(scan.patient_from == "name" for scan in taken + left) else "patient"
-        say(f"{split}: {len(taken)} volumes cut from {cut.cut_from}, by {by}{instead}")
+        note(f"{split}: {len(taken)} volumes cut from {cut.cut_from}, by {by}{instead}")
         scans[cut.cut_from], scans[split] = left, taken
     for split in SPLITS:
         if not scans[split]:

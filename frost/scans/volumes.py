@@ -1,4 +1,4 @@
-"""What the index knows of one volume. Without torch, whose import takes seconds."""
+"""The record of one volume in the index. Without torch, whose import takes seconds."""
 
 import os
 from array import array

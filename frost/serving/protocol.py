@@ -1,6 +1,6 @@
 """Messages of an MRD stream, as clients of Gadgetron and python-ismrmrd-server send them (Inati 2017, Hansen 2013).
 
-A message is its number, 2 bytes, and what that number tells: no length goes before it, so that after a message of an
+A message is its number, 2 bytes, and a content of that kind: no length goes before it, so that after a message of an
 unknown kind nothing more can be read. Whatever length is declared is held against a limit before a byte of it is read.
 """
 
@@ -49,7 +49,7 @@ Message = ScanName | ScanHeader | Acquisition
 class BoundedReader:
     """Exactly as many bytes as are wanted, until a connection has sent `limit` of them.
 
-    receive: gives at most as many bytes as it is told, none where the client has closed.
+    receive: gives at most as many bytes as its argument, none where the client has closed.
     """
 
     def __init__(self, receive: Callable[[int], bytes], limit: int) -> None:

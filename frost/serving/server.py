@@ -22,7 +22,7 @@ FAREWELL = 5.0  # seconds for what a client is still sending when it is told why
 
 @dataclass(frozen=True)
 class Limits:
-    """What clients may use, all of whom are strangers."""
+    """What clients may use; none of them is trusted."""
 
     connections: int
     """At once."""
@@ -68,7 +68,7 @@ class Server(socketserver.ThreadingTCPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing is left to be said: `_Connection` has written its line."""
+        """Nothing to write: `_Connection` has written its line."""
 
 
 class _Connection(socketserver.BaseRequestHandler):
@@ -90,7 +90,7 @@ class _Connection(socketserver.BaseRequestHandler):
                 ahead.thread.join()
 
     def _answered(self, ahead: "_ReadAhead", stream: BinaryIO) -> tuple[str, bool]:
-        """What became of the scan, and whether its client is still there to be told."""
+        """A line about the scan, and whether its client is still connected to receive it."""
         answer = ProtocolSerializer(stream)
 
         def send(image: Any) -> None:
@@ -107,7 +107,7 @@ class _Connection(socketserver.BaseRequestHandler):
             return f"error: {session.name}: nothing came or went for {self.server.limits.patience:g} s", True
         except OSError as error:
             return f"error: {session.name}: the client went away ({error.strerror or error})", False
-        except Exception as error:  # whatever a stranger's numbers set off: the others are served all the same
+        except Exception as error:  # whatever the numbers of a client cause: the others are served all the same
             return f"error: {session.name}: {type(error).__name__}: {error}", True
         return line, False
 

@@ -181,7 +181,7 @@ class Session:
             reader = self._reader(own)
             images = self._reconstruct(reader)
         except InputError:
-            return  # the other slices may tell what this one does not; at the end all of them are there
+            return  # the other slices may have what this one lacks; at the end all of them are there
         self._sent[counters] = i, _digest(reader, 0)
         geometry = self._reader(own, n_slices).geometry()  # a nominal pose depends on how many there are
         self._send(image_message(replace(images, geometry=geometry.of_slice(0 if geometry.each else i)), i))

@@ -88,7 +88,7 @@ def _head_file(file: Path) -> HeadFile:
 def load_head(file: Path) -> tuple[Array, Array]:
     """A NIfTI head as (right, anterior, superior) intensities and its voxel size (3,) mm.
 
-    Files are strangers': what a header declares is checked before any voxel is read. Raises InputError.
+    Files are not trusted: what a header declares is checked before any voxel is read. Raises InputError.
     """
     with _named_faults(file):
         image = nibabel.load(file)

@@ -1,8 +1,8 @@
 """Things that are no heads: phantoms with edges and line pairs, leaves that cover one another, thresholded noise.
 
-Networks that know heads alone take all else for a head. Every object is a body in air, about as large as a head, and
-what is in it, drawn anew for each slice. Coordinates are millimetres in the plane, (y, x) to the front and right.
-Lesions and implants come into any object, heads too.
+Networks that were trained on heads alone make all else look like a head. Every object is a body in air, about as large
+as a head, and what is in it, drawn anew for each slice. Coordinates are millimetres in the plane, (y, x) to the front
+and right. Lesions and implants come into any object, heads too.
 """
 
 from collections.abc import Callable
@@ -209,7 +209,7 @@ def draw_implant(rng: np.random.Generator, planes: Planes, grid: Grid, pose: Arr
 
     The field of a sphere of radius R at distance r is (3 cos^2 - 1) (R / r)^3 (Schenck 1996, doi:10.1118/1.597854).
     Around the void it turns the phase so fast that voxels lose their signal: that comes of the rendering on the finer
-    grid. `pose` tells where the main field points.
+    grid. `pose`: where the main field points.
     """
     slice_number = int(rng.integers(len(planes.heights)))
     radius, turns, beside = rng.uniform(3, 10), rng.uniform(2, 10), rng.uniform(-10, 10)  # mm, radians, mm

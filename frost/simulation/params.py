@@ -115,7 +115,7 @@ class WorldParams(Params):
 
 
 class SimulateParams(Params):
-    """Section `simulate`: what to scan, how, and who is kept for what."""
+    """Section `simulate`: what to scan, how, and how many subjects each split has."""
 
     subjects: Annotated[int, Ge(0), Le(100_000)]  # 0 makes nothing
     heads: str | None  # a folder of NIfTI heads, <subject>_<contrast>.nii.gz; none: the template

@@ -111,7 +111,7 @@ def _run(
 
 
 def _end_with_parent() -> None:
-    """Let this process of the pool not outlive the one that wants its files, which it would wait for for ever."""
+    """End this process of the pool with its parent, for which it would else wait for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

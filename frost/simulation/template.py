@@ -273,7 +273,7 @@ def _lesion_share(subject: Subject, points: Array) -> Array:
 
 
 def _vessel_share(subject: Subject, points: Array, hull: Array) -> Array:
-    """1 in a vessel's lumen. Asked only near the brain: the search is the slowest part of all."""
+    """1 in a vessel's lumen. Searched only near the brain: the search is the slowest part of all."""
     reach, share = 3.0, np.zeros_like(hull)
     near = hull < 6
     tree = cKDTree(subject.vessels[:, :3])

@@ -1,7 +1,7 @@
 """Caches that `dvc pull` brought, taken into the store under the keys by which the stages look for them.
 
-An entry says that certain code made it of a certain scan with certain libraries. Of an out in a clone dvc.lock says
-the first two, as far as `dvc status` finds no change, and metrics/provenance.json the third.
+The key of an entry holds the code, the scan and the libraries that made it. Of an out in a clone dvc.lock has the
+first two, as far as `dvc status` finds no change, and metrics/provenance.json the third.
 """
 
 import hashlib

@@ -100,7 +100,7 @@ def listing(store: Store, records: Sequence[Record], uses: Users | None) -> Tabl
 
 
 def note_on(uses: Users) -> str:
-    """What cannot be known, as a line; "" where all is known."""
+    """A line about revisions whose entries cannot be recognised; "" where there are none."""
     lacks = f"DVC's cache has not all outs of {few(uses.unknown)}, so their entries are not recognised"
     return lacks if uses.unknown else ""
 

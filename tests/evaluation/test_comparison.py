@@ -251,6 +251,21 @@ def test_other_test_data_cannot_be_compared():
     assert "not comparable" in compare_runs([a, b])["comparisons"][0]["verdict"]
 
 
+def test_more_scans_to_train_on_are_no_effect_of_a_seed():
+    """No param and no code tells of scans that came into a folder, or of weights that were replaced: the index does."""
+    before = LOCK.replace(
+        "outs: [{path: data/index/test.json, md5: d1}]", "outs: [{path: data/index/test.json, md5: d1}, %s]"
+    )
+    locks = [before % f"{{path: data/index/train.json, md5: {md5}}}" for md5 in ("e1", "e2")]
+    a = Run("a", table(0), recipe(locks[0]))
+    for lock in (locks[1], locks[1].replace("seed: 1", "seed: 2")):
+        found = compare_runs([a, Run("b", shifted(table(0), 0.01), recipe(lock))])
+        result = found["comparisons"][0]
+        assert result["relation"] == "other training data" and found["seed_spread"] is None
+        assert result["verdict"].startswith("better beyond chance") and result["changes"]["data"] == ["train"]
+        assert "Differs in data: train." in as_markdown(found)
+
+
 def test_what_stages_make_is_no_part_of_the_recipe():
     """Nor a folder of such things: it differs wherever a seed does."""
     assert list(recipe(LOCK)["stages"]["train_rcan"]["deps"]) == ["frost/training/fit.py"]

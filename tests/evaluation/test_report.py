@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from frost.evaluation.provenance import provenance
 from frost.evaluation.report.browser import spread
 from frost.evaluation.report.dag import draw_dag
 from frost.evaluation.report.page import write_report
-from frost.evaluation.report.run import Finished
+from frost.evaluation.report.run import Finished, in_folder
 from frost.evaluation.report.sections import _curve, group_table
 from frost.evaluation.summaries import group_rows, mean_rows, nested_means
 from frost.evaluation.tables import read_table, write_table
@@ -117,6 +118,19 @@ stages:
     assert {image for image, *_ in slices[0]["scores"]} >= {"rcan", "rcan.1", "varnet"}
     assert "train_rcan.fit.epochs: 4 \u2192 &lt;8&gt;" in text and "frost/training" in text
     assert re.search(r"<td>train_rcan</td><td>0 s, \d\.\d\d GB</td>", text) and machine() in text
+
+
+def test_a_copy_of_a_run_in_another_repository_is_of_no_commit(tmp_path):
+    """The commit around it is not the one that it was made by."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    (tmp_path / "project").mkdir()
+    for folder in (tmp_path, tmp_path / "project"):
+        (folder / "dvc.lock").write_text("stages: {}")
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    (tmp_path / "copy").mkdir()
+    assert in_folder(tmp_path).commit == in_folder(tmp_path / "project").commit != ""
+    assert (in_folder(tmp_path / "copy").commit, in_folder(tmp_path / "copy").baseline) == ("", "")
 
 
 def test_runs_on_other_data_are_not_put_side_by_side(run, tmp_path):

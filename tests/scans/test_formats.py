@@ -78,7 +78,7 @@ def test_a_folder_of_many_formats_is_one_index(tmp_path, make_kspace):
         folder = tmp_path / "source" / split
         (folder / "m4raw.h5").rename(folder / "2022061003_T101.h5")
     said = []
-    index = index_of(tmp_path / "source", masks={"center_fractions": [0.2]}, say=said.append)
+    index = index_of(tmp_path / "source", masks={"center_fractions": [0.2]}, note=said.append)
     others = sorted(layout for layout in FORMATS if not layout.startswith("snu"))
     assert said[0] == f"{' and '.join(others)} layout (detected): 16 volumes"
     assert sorted(volume.layout for volume in index["train"]) == others

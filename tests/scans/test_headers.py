@@ -41,7 +41,7 @@ def test_without_header_the_size_comes_from_the_target_or_the_smaller_side(tmp_p
             del h5["ismrmrd_header"]
             assert set(h5) == ({"kspace", "reconstruction_rss"} if target else {"kspace"})
     said = []
-    index = index_of(source, say=said.append)
+    index = index_of(source, note=said.append)
     check_every_volume(source, index)
     assert {volume.crop for split in SPLITS for volume in index[split]} == {crop}
     assert index["train"][0].target == ("file" if target else "computed")

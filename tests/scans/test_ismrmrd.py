@@ -292,7 +292,7 @@ def test_a_folder_of_ismrmrd_files_is_an_index(tmp_path, make_kspace):
         columns = [x for x in range(COLUMNS) if x % 2 == 0 or 8 <= x < 16] if split == "test" else range(COLUMNS)
         mrd.write(tmp_path / split / f"scan{k}.h5", xml(), lines_of(full, columns))
     said = []
-    index = index_of(tmp_path, masks={"center_fractions": [0.2]}, test={"when": "never"}, say=said.append)
+    index = index_of(tmp_path, masks={"center_fractions": [0.2]}, test={"when": "never"}, note=said.append)
     assert said[0] == "ismrmrd layout (detected): 4 volumes"
     volume, test = index["train"][0], index["test"][0]
     assert (volume.layout, volume.mask.kind, volume.target) == ("ismrmrd", "equispaced", "computed")

@@ -22,7 +22,7 @@ from tests.indexes import check_every_volume, index_of, names, params_of
 def test_fastmri_knee_and_brain_folders(tmp_path, write_fastmri_tree):
     source = write_fastmri_tree(tmp_path / "knee", columns=(3, 40))
     said = []
-    index = index_of(source, test={"when": "never"}, say=said.append)
+    index = index_of(source, test={"when": "never"}, note=said.append)
     check_every_volume(source, index)
     assert names(index, "train") == ["file1000", "file1001", "file1002"]
     assert said[0] == "fastmri layout (detected): 7 volumes" and "the header (7)" in said[1]
@@ -61,7 +61,7 @@ def test_simulated_folders_and_noise_free_targets(fastmri_source):
 def test_snu_layouts(snu_source):
     year, source = snu_source
     said = []
-    index = index_of(source, say=said.append)
+    index = index_of(source, note=said.append)
     check_every_volume(source, index)
     assert said[0].startswith(f"snu{year} layout (detected)") and "the images" in said[1]
     assert index == index_of(source, layout=f"snu{year}")

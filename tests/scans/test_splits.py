@@ -15,7 +15,7 @@ from tests.indexes import check_every_volume, index_of
 def test_targetless_test_files_give_way_to_a_part_of_val(tmp_path, write_fastmri_tree):
     source = write_fastmri_tree(tmp_path, (2, 12, 2))
     said = []
-    index = index_of(source, say=said.append)
+    index = index_of(source, note=said.append)
     check_every_volume(source, index)
     assert len(index["val"]) + len(index["test"]) == 12
     assert {v.file for v in index["test"]} <= {f"multicoil_val/{p.name}" for p in (source / "multicoil_val").iterdir()}
@@ -79,7 +79,7 @@ def subjects(tmp_path, write_fastmri):
 
 def test_files_without_patient_are_said_to_be_split_by_file(subjects):
     said = []
-    index_of(subjects, say=said.append)
+    index_of(subjects, note=said.append)
     assert said[2].startswith("36 of 36 volumes have no patient_id")
     assert "their split is by file" in said[2] and "index.patient" in said[2]
     assert [line.partition(" cut from ")[2] for line in said[3:]] == ["train, by file", "val, by file"]
@@ -88,7 +88,7 @@ def test_files_without_patient_are_said_to_be_split_by_file(subjects):
 @pytest.mark.parametrize("pattern", [r"sub-(\d+)", r"^sub-\d+"])
 def test_a_pattern_of_names_keeps_a_subject_together(subjects, pattern):
     said = []
-    index = index_of(subjects, patient=pattern, say=said.append)
+    index = index_of(subjects, patient=pattern, note=said.append)
     assert said[2] == "index.patient: 12 patients by the names of 36 of 36 volumes" and "by patient" in said[3]
     where = {}
     for split in SPLITS:
@@ -102,7 +102,7 @@ def test_a_name_that_the_pattern_does_not_match_keeps_its_patient(subjects, writ
     write_fastmri(subjects / "other.h5", shape=(1, 1, 16, 16), recon=(16, 16), patient="somebody")
     write_fastmri(subjects / "sub-03_GRE.h5", shape=(1, 1, 16, 16), recon=(16, 16), patient="somebody else")
     said = []
-    index = index_of(subjects, patient=r"sub-(\d*)", say=said.append)
+    index = index_of(subjects, patient=r"sub-(\d*)", note=said.append)
     assert {v.file: v.patient for split in SPLITS for v in index[split]}.items() >= {
         ("other.h5", "somebody"), ("sub-03_GRE.h5", "03")
     }  # fmt: skip

@@ -67,7 +67,8 @@ def recipe(lock: str) -> dict[str, Any]:
     """What went into a run, from the text of its dvc.lock.
 
     `stages` {stage: its command, params without training seeds, and those dependencies that no stage makes:
-    code and imported files}; `seeds` the training seeds; `data` {split: digest of the list of its volumes}.
+    code and imported files}; `seeds` the training seeds; `data` {split: digest of the list of its volumes}, with
+    `imports`.
     """
     try:
         stages = YAML(typ="safe").load(lock)["stages"]
@@ -92,9 +93,10 @@ def _is_made(path: str, outs: Iterable[str]) -> bool:
 
 
 def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What differs between two recipes: `params`, lines `key: value in A -> value in B`; `code`, paths.
+    """What differs between two recipes: `params`, lines `key: value in A -> value in B`; `code`, paths; `data`, splits.
 
-    A param that one of them does not have is `none` there. Training seeds are params.
+    A param that one of them does not have is `none` there. Training seeds are params. `imports` is among the data where
+    imported weights or images differ.
     """
     one, other = (_params(recipe) for recipe in (a, b))
     keys = [key for key in {**one, **other} if _word(one, key) != _word(other, key)]
@@ -103,7 +105,9 @@ def changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[str]]:
         for recipe in (a, b)
     ]
     paths = {path for place in {**deps[0], **deps[1]} if deps[0].get(place) != deps[1].get(place) for path in place[1:]}
-    return {"params": [f"{key}: {_word(one, key)} -> {_word(other, key)}" for key in keys], "code": sorted(paths)}
+    splits = sorted(split for split in {**a["data"], **b["data"]} if a["data"].get(split) != b["data"].get(split))
+    lines = [f"{key}: {_word(one, key)} -> {_word(other, key)}" for key in keys]
+    return {"params": lines, "code": sorted(paths), "data": splits}
 
 
 def _params(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def compare_runs(
     """Every run against the first, ready for JSON.
 
     `metric`, `image`, `split`; `seed_spread` (see that function) or None; `comparisons`, one for each run
-    after the first: all of `compare_rows`, names `a` and `b`, `relation` of the two, `changes`, which are the params
-    and the code that differ, None where that is not known, and a `verdict` in words.
+    after the first: all of `compare_rows`, names `a` and `b`, `relation` of the two, `changes`, which are the params,
+    the code and the data that differ, None without a dvc.lock, and a `verdict` in words.
     """
     if len(runs) < 2:
         raise InputError("compare needs two runs or more")
@@ -199,6 +199,8 @@ def _relation(a: Run, b: Run, split: str) -> str:
         return "other data"
     if a.recipe["stages"] != b.recipe["stages"]:
         return "other code or parameters"
+    if a.recipe["data"] != b.recipe["data"]:  # scans that came into the source, or imported weights
+        return "other training data"
     return "nothing differs" if a.recipe["seeds"] == b.recipe["seeds"] else "other training seeds only"
 
 
@@ -222,7 +224,7 @@ def _verdict(result: Mapping[str, Any], spread: Mapping[str, Any] | None) -> str
 
 
 def _verdict_of_few(result: Mapping[str, Any], spread: Mapping[str, Any] | None) -> str:
-    """What slices and seeds tell where there are too few patients for an interval."""
+    """The verdict by slices and seeds where there are too few patients for an interval."""
     difference, better = result["difference"], result["better"]
     n = result["n_improved" if better else "n_worsened"]
     seeds = "no runs with other seeds to measure it by"

@@ -13,7 +13,7 @@ SIDE, MARGIN = 300, 46  # of the picture, in pixels
 
 
 def bound_section(root: Path, split: str) -> str:
-    """HTML for the run in `root`; nothing for one that knows no bound."""
+    """HTML for the run in `root`; nothing for one without a bound."""
     lower, table = read_bound(root / "models" / BOUND), root / "metrics" / "tables" / "bound.csv"
     if lower is None or not table.exists():
         return ""

@@ -135,7 +135,7 @@ def _error(one: Shown, image: str) -> Float[np.ndarray, "y x"]:
 
 
 def spread(n: int, k: int) -> list[int]:
-    """At most `k` of 0 ... n - 1, evenly, none at the very ends where fewer than all are asked for."""
+    """At most `k` of 0 ... n - 1, evenly, none at the very ends where fewer than all are wanted."""
     if k >= n:
         return list(range(n))
     return [int((j + 0.5) * n / k) for j in range(k)]

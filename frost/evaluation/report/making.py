@@ -23,18 +23,20 @@ def making_table(runs: Sequence[Finished]) -> str:
         "commit": [_commit(run) for run in runs],
         "params": [_changes(run, "params") for run in runs],
         "code": [_changes(run, "code") for run in runs],
+        "data": [_changes(run, "data") for run in runs],
         "machine": [_machines(each) for each in costs],
     }
     for stage in MADE:
         lines[stage] = [_cost(each.get(stage, [])) for each in costs]
+    others = f"; of the other runs, what differs from {html.escape(first.name)}" if len(runs) > 1 else ""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in ("", *(run.name for run in runs)))
     body = "".join(
         f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for name, cells in lines.items()
     )
     return (
         f'<div class="scroll"><table id="making" class="words"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        '<p class="note">Params and code: what differs from the commit before it, or of the workspace from its last '
-        "commit. Time and peak memory are those of the process that computed, whichever run that was; what came from the "
+        f'<p class="note">Params, code and data: what differs from the commit before it, or of the workspace from its last '
+        f"commit{others}. Time and peak memory are those of the process that computed, whichever run that was; what came from the "
         "store ready cost nothing. Of caches they are the sum over volumes, of one process each.</p>"
     )
 

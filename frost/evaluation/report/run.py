@@ -23,7 +23,7 @@ FILES = ("dvc.yaml", "params.yaml", LOCK, "metrics/provenance.json", "metrics/ev
 PICTURES = ("montage.png", "worst.png", "ssim.png", "ssim_by_slice.png", "training.png")
 OUTS = ("metrics/tables", "data/images.zarr", "data/varnet.zarr", "models")
 
-#: stage -> heads of what it made, whose costs are told
+#: stage -> heads of what it made, whose costs are shown
 MADE = {
     "prepare": "data/images.zarr/*/*/zarr.json",
     "train_varnet": "models/varnet/**/config.json",
@@ -74,13 +74,13 @@ class Finished:
         return PairDataset(folder / "images.zarr" / split, folder / "varnet.zarr" / split, inputs)
 
     def changes(self) -> Mapping[str, list[str]] | None:
-        """Params and code that differ from the baseline; None where that is not known."""
+        """Params, code and data that differ from the baseline; None without a baseline."""
         if not self.lock or not self.baseline:
             return None
         return changes(recipe(self.baseline), recipe(self.lock))
 
     def costs(self) -> dict[str, list[Cost]]:
-        """What the work of each stage cost, as far as the store of this machine knows."""
+        """What the work of each stage cost, as far as the store of this machine has it."""
         with suppress(InputError):
             store = store_root()
             found = {stage: [cost_of(store, head) for head in self.root.glob(heads)] for stage, heads in MADE.items()}
@@ -89,10 +89,14 @@ class Finished:
 
 
 def in_folder(root: Path) -> Finished:
-    """The run in a folder; its commit and baseline are those of HEAD where it lies in git."""
+    """The run in a folder; its commit and baseline are those of HEAD where git has its dvc.lock.
+
+    A copy of a run within another repository has neither.
+    """
     with suppress(InputError):
         commit = commit_of(root, "HEAD")
-        return Finished(root, root.resolve().name if root != Path() else WORKSPACE, commit, _lock_at(root, commit))
+        if lock := _lock_at(root, commit):
+            return Finished(root, root.resolve().name if root != Path() else WORKSPACE, commit, lock)
     return Finished(root, root.resolve().name)
 
 
@@ -118,8 +122,8 @@ def of_revision(repo: Path, name: str, folder: Path) -> Finished:
     return run
 
 
-def _lock_at(repo: Path, commit: str) -> str:
-    return (file_at(repo, commit, LOCK) or b"").decode()
+def _lock_at(folder: Path, commit: str) -> str:
+    return (file_at(folder, commit, f"./{LOCK}") or b"").decode()
 
 
 def split_of(metrics: Mapping[str, Any]) -> str:

@@ -154,7 +154,7 @@ def figures_section(run: Finished) -> str:
 
 
 def provenance_section(root: Path) -> str:
-    """What is known of the run, folded: provenance and params as they stand in their files."""
+    """The record of the run, folded: provenance and params as they stand in their files."""
     files = {"Provenance": root / "metrics" / "provenance.json", "Parameters": root / "params.yaml"}
     return "".join(
         f"<details><summary>{title}</summary><pre>{html.escape(file.read_text())}</pre></details>"

@@ -30,7 +30,7 @@ class Found(NamedTuple):
     file: Path
     image_file: Path | None
     layout: Layout | None = None
-    """What the tree around it tells; None where only the file can tell."""
+    """By the tree around it; None where its format is recognised by its content."""
 
 
 class Header(NamedTuple):

@@ -429,7 +429,7 @@ def trust(
     if json_:
         sys.stdout.write(json.dumps(finite({"volumes": rows, "mean": means(rows)}), indent=1) + "\n")
     elif rows:
-        _terminal().print(trust_table(rows))
+        _terminal().print(trust_table(rows, networks.name))
     if failed:
         _end_with(failed, "could not be read")
 

@@ -98,12 +98,13 @@ def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
         "imported_trained_on_validation": float(val.made_by()["trained_on_validation"]),
     }
 
-    if rank() != 0:
-        return result
     training = rows_of("train", train, network, params, device, FIT_SLICES)
-    lower = with_bound(result, training, params, network_digest(paths.network))
     for folder in (paths.metrics.parent, paths.tables, paths.plots):
         folder.mkdir(parents=True, exist_ok=True)
+    draw(paths.plots, result, {"val": val, "test": test}, network, params, device, paths.curves)
+    if rank() != 0:
+        return result
+    lower = with_bound(result, training, params, network_digest(paths.network))
     write_table(paths.tables / "means.csv", mean_rows(result.metrics))
     write_table(paths.tables / "slices.csv", result.by_slice)
     write_table(paths.tables / "volumes.csv", result.by_volume)
@@ -114,7 +115,6 @@ def scored(paths: SimpleNamespace, params: EvaluateParams) -> Evaluation:
     paths.metrics.write_text(json.dumps(headline(result.metrics), indent=1) + "\n")
     for what, why in result.left_out.items():
         print(f"{what} left out: {why}", file=sys.stderr)
-    draw(paths.plots, result, {"val": val, "test": test}, network, params, device, paths.curves)
     made_from = provenance(paths.images, paths.varnet, paths.network, params)
     paths.provenance.write_text(json.dumps(made_from, indent=1) + "\n")
     return result

@@ -28,7 +28,7 @@ from frost.evaluation.scores import no_signal, ssim_maps
 from frost.evaluation.tables import Row
 from frost.networks.common.ensemble import Ensemble
 from frost.pipeline.params import Params, checked
-from frost.pipeline.progress import with_progress
+from frost.pipeline.processes.sharing import spread
 
 #: the images that are compared with RCAN's; a slice that is hard for one network is hard for its own symmetries too
 Signal = Literal["varnet", "grappa", "rcan_ensemble"]
@@ -112,16 +112,20 @@ def rows_of(
     device: torch.device,
     n_slices: int | None = None,
 ) -> list[Row]:
-    """`signal_rows` of a split whose targets have a score: of all volumes, or of some with about `n_slices`, evenly."""
+    """`signal_rows` of a split whose targets have a score: of all volumes, or of some with about `n_slices`, evenly.
+
+    Of several processes each does its share of the volumes, and all have the rows of all.
+    """
     names = [name for name in pairs.names if pairs.has_target(name)]
     n_volumes = math.ceil((n_slices or len(pairs)) * len(pairs.names) / max(len(pairs), 1))
     chosen = np.linspace(0, len(names) - 1, min(len(names), n_volumes)).round().astype(int)
-    cases = reconstruct(pairs, network, 1.0, params, device, [names[i] for i in chosen])
-    rows: list[Row] = []
-    for case in with_progress(f"bound {split}", cases, len(chosen), lambda case: case.facts["name"]):
-        if case.target is not None and not no_signal(case.target):
-            rows += signal_rows(split, case)
-    return rows
+
+    def of_volume(name: str) -> list[Row]:
+        (case,) = reconstruct(pairs, network, 1.0, params, device, [name])
+        return [] if case.target is None or no_signal(case.target) else signal_rows(split, case)
+
+    found = spread([names[i] for i in chosen], of_volume, f"bound {split}")
+    return [row for rows in found for row in rows]
 
 
 def calibrated(training: Sequence[Row], validation: Sequence[Row], params: EvaluateParams, network: str) -> LowerBound:

@@ -92,7 +92,7 @@ def best_blend(pairs: PairDataset) -> float:
         return [float(ssim_maps(volume["target"], blended(volume, float(w)), maximum).mean()) for w in weights]
 
     totals = np.zeros(len(weights))
-    for found in spread(sample(pairs), ssims):
+    for found in spread(sample(pairs), ssims, "evaluate blend"):
         totals += 0 if found is None else found
     return float(weights[len(weights) - 1 - int(np.argmax(totals[::-1]))])
 
@@ -104,7 +104,7 @@ def mean_varnet_ssim(pairs: PairDataset) -> float:
         volume = pairs.volume(name)
         return None if no_signal(volume["target"]) else fastmri_scores(volume["target"], volume["varnet"])["ssim"]
 
-    return mean_of_finite([found for found in spread(sample(pairs), ssim) if found is not None])
+    return mean_of_finite([found for found in spread(sample(pairs), ssim, "evaluate cache") if found is not None])
 
 
 def sample(pairs: PairDataset) -> list[str]:

@@ -41,6 +41,8 @@ class Reconstruction:
     """Further images and maps of the same slices, in the same scale, by a key of `LABELS`."""
     ssim_bound: Float[np.ndarray, " slice"] | None = None
     """Lower bound of the SSIM of RCAN's slices, where there is one."""
+    network: str = "RCAN"
+    """What the network of stage 2 is called."""
 
     def part(self, image: str) -> "Reconstruction":
         """One of its images alone, as a volume of its own."""
@@ -48,6 +50,10 @@ class Reconstruction:
             return replace(self, others={})
         made_by = part_made_by(self.made_by, image)
         return replace(self, images=self.others[image], image=image, made_by=made_by, others={})
+
+    def label(self, image: str) -> str:
+        """What one of its images is called."""
+        return self.network if image == "rcan" else LABELS[image]
 
     def number(self) -> int:
         """Of the series that an image is among those of its volume; RCAN is the first."""
@@ -63,16 +69,18 @@ class Reconstruction:
     def derivation(self) -> str:
         """How the images came to be, in words."""
         varnet, rcan = (digest[:16] for digest in self.networks)
-        what = "Reconstructed" if self.image == "rcan" else f"Not the reconstruction but {LABELS[self.image]}, made"
+        what = "Reconstructed" if self.image == "rcan" else f"Not the reconstruction but {self.label(self.image)}, made"
         return (
-            f"{what} from undersampled k-space by Frost, networks VarNet {varnet} and RCAN {rcan}. "
+            f"{what} from undersampled k-space by Frost, networks VarNet {varnet} and {self.network} {rcan}. "
             "For research only, not for diagnosis."
         )
 
     def remark(self) -> str:
         """The remark that is shown beside the images, in the 64 characters that DICOM has for it."""
         nominal = " and ".join(self.geometry.nominal)
-        words = "Frost: for research only" if self.image == "rcan" else f"Frost, {LABELS[self.image]}: research only"
+        words = (
+            "Frost: for research only" if self.image == "rcan" else f"Frost, {self.label(self.image)}: research only"
+        )
         return words + (f"; {nominal} nominal" if nominal else "")
 
 

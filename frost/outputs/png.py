@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from frost.outputs.contract import LABELS, MAPS, Format, Reconstruction
+from frost.outputs.contract import MAPS, Format, Reconstruction
 from frost.outputs.scaling import window_top, windowed
 
 LINE = 16  # pixels of height of a line of text
@@ -45,7 +45,7 @@ def columns(volume: Reconstruction, font: Font) -> UInt8[np.ndarray, "rows colum
     for column, (name, stack) in enumerate(stacks.items()):
         left = column * times * width
         own = window_top(stack) if name in MAPS else top
-        text = LABELS[name] + (f"\n0 to {own:.2g}" if name in MAPS else "")
+        text = volume.label(name) + (f"\n0 to {own:.2g}" if name in MAPS else "")
         ImageDraw.Draw(head).multiline_text((left + 2, 1), text, fill=255, font=font, spacing=2)
         enlarged = windowed(stack, own).repeat(times, axis=1).repeat(times, axis=2)
         filled[2 * LINE :, left : left + times * width] = enlarged.reshape(-1, times * width)

@@ -83,9 +83,13 @@ class TrainingProgress:
         self._first = len(history)
         self._began = self._epoch_began = time.monotonic()
         return tqdm(
-            total=self.epochs * self.n_steps, initial=len(history) * self.n_steps, desc=self.name, unit="step",
-            disable=None if self.shown else True,
+            total=self.epochs * self.n_steps, initial=len(history) * self.n_steps, desc=self._heading(history),
+            unit="step", disable=None if self.shown else True,
         )  # fmt: skip
+
+    def _heading(self, history: Sequence[Any]) -> str:
+        """Of the bar, behind which the steps write their loss: the last validation SSIM stays in sight."""
+        return f"{self.name}, val SSIM {history[-1]['val_ssim']:.4f}" if history else self.name
 
     def trained(self) -> None:
         """The slices of an epoch are through; its validation begins."""
@@ -96,7 +100,8 @@ class TrainingProgress:
         row, now = history[-1], time.monotonic()
         self._epoch_began = now
         left = (now - self._began) / (len(history) - self._first) * (self.epochs - len(history))
-        bar.set_postfix(loss=f"{row['loss']:.4f}", val_ssim=f"{row['val_ssim']:.4f}")
+        bar.set_description(self._heading(history), refresh=False)
+        bar.set_postfix(loss=f"{row['loss']:.4f}")
         if self.shown:
             skipped = f", {row['skipped']} updates skipped" if row["skipped"] else ""
             tell(

@@ -11,6 +11,8 @@ from torch import nn
 
 from frost.cache.frozen import own_device
 from frost.cache.store import Store
+from frost.evaluation.bound import FIT_SLICES
+from frost.evaluation.cases import ENOUGH_VOLUMES
 from frost.networks.common.checkpoint import build
 from frost.networks.image import IMAGE_NETWORKS
 from frost.networks.kspace import KSPACE_NETWORKS
@@ -32,7 +34,14 @@ from frost.planning.estimates import (
     state_of_stage_two,
     unknown_to,
 )
-from frost.planning.probes import cache_seconds, filled, prepare_seconds, rounded, training_seconds
+from frost.planning.probes import (
+    cache_seconds,
+    evaluate_seconds,
+    filled,
+    prepare_seconds,
+    rounded,
+    training_seconds,
+)
 from frost.planning.sections import ProjectParams
 from frost.scans.volumes import SPLITS, Volume
 from frost.training.fit import FitParams
@@ -61,8 +70,7 @@ def plan_lines(
     cached, line = _cache(params, everyone, store, source, network)
     yield line
     yield _stage_two(params, index, store, source, ready=prepared and cached)
-    scored = f"evaluate: {_count(index['val'])} of val, {_count(index['test'])} of test"
-    yield scored + ("; time unknown" if source else "")
+    yield _evaluate(params, index, source)
 
 
 def _scans(split: str, volumes: Sequence[Volume]) -> str:
@@ -108,7 +116,7 @@ def _stage_one(
     there = None if of_several or stage.folds > 1 else frozen_network(stage, index, store)
     if not stage.trains:
         return there, f"train_varnet: weights of {stage.import_}, without training"
-    scored = [volume for volume in index["train"] if volume.target != "none"]
+    scored = _scored(index["train"])
     state = "" if of_several else state_of_stage_one(stage, index, store)
     shapes = [batch_shape(volume) for volume in scored for _ in range(volume.n_slices)]
     inputs = kspace_inputs(scored, stage.fit.batch_size)
@@ -120,7 +128,7 @@ def _stage_one(
         state += f", as {len(new)} of its volumes are new, and all is cached anew after it; {KEEP}"
     time = ""
     if state.startswith("starts") and source:
-        n_val = sum(volume.n_slices for volume in index["val"] if volume.target != "none")
+        n_val = sum(volume.n_slices for volume in _scored(index["val"]))
         seconds = training_seconds(_weighted(params), filled(inputs), stage.fit, n_steps(shapes, stage.fit), n_val)
         time = _time(None if seconds is None else seconds * stage.folds, source)
     return there, f"train_varnet: {name}, {_work(numbers, shapes, stage.fit)}{folds}{time}{state and '; ' + state}"
@@ -167,7 +175,7 @@ def _weighted(params: ProjectParams) -> nn.Module:
 def _stage_two(params: ProjectParams, index: Index, store: Store, source: Path | None, ready: bool) -> str:
     stage, network = params.train_rcan, params.rcan
     assert stage and network
-    scored = [volume for volume in index["train"] if volume.target != "none"]
+    scored = _scored(index["train"])
     shapes = [volume.crop for volume in scored for _ in range(volume.n_slices)]
     inputs = image_inputs(scored, stage.fit.batch_size, len(stage.inputs))
     numbers = size(network, inputs, stage.fit)
@@ -175,12 +183,34 @@ def _stage_two(params: ProjectParams, index: Index, store: Store, source: Path |
     time = ""
     if source and state in ("", "starts"):
         fresh = build(IMAGE_NETWORKS, stage.network, len(stage.inputs))
-        n_val = sum(volume.n_slices for volume in index["val"] if volume.target != "none")
+        n_val = sum(volume.n_slices for volume in _scored(index["val"]))
         time = _time(training_seconds(fresh, filled(inputs), stage.fit, n_steps(shapes, stage.fit), n_val), source)
     work = _work(numbers, shapes, stage.fit)
     if not state:
         state = "its state is known once the caches are in place"
     return f"train_rcan: {stage.network.name} of {' '.join(stage.inputs)}, {work}{time}{state and '; ' + state}"
+
+
+def _evaluate(params: ProjectParams, index: Index, source: Path | None) -> str:
+    """The line. Scores of a few images are the same work on any split."""
+    assert params.evaluate and params.train_rcan
+    shown = [*index["val"], *index["test"]]
+    line = f"evaluate: {_count(index['val'])} of val, {_count(index['test'])} of test"
+    line += f"; disk {_gigabytes(cache_bytes(shown))}"
+    if not source:
+        return line
+    n_scored, n_val, n_train = (
+        sum(volume.n_slices for volume in some) for some in (shown, _scored(index["val"]), _scored(index["train"]))
+    )
+    n_weighed = round(n_val * min(1, ENOUGH_VOLUMES / max(1, len(_scored(index["val"])))))
+    network = build(IMAGE_NETWORKS, params.train_rcan.network, len(params.train_rcan.inputs))
+    (inputs,) = filled(image_inputs(shown, 1, len(params.train_rcan.inputs)))
+    seconds = evaluate_seconds(network, params.evaluate, inputs, n_scored, n_weighed, min(n_train, FIT_SLICES))
+    return line + _time(seconds, source)
+
+
+def _scored(volumes: Sequence[Volume]) -> list[Volume]:
+    return [volume for volume in volumes if volume.target != "none"]
 
 
 def _time(seconds: float | None, source: Path | None) -> str:

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from frost.cache.classical import PrepareParams, classical_images
 from frost.cache.frozen import network_images, own_device
 from frost.errors import InputError
+from frost.evaluation.bound import SIGNALS, signal_rows
+from frost.evaluation.cases import BLEND_STEPS, IMAGES, Case, EvaluateParams
+from frost.evaluation.disagreement import agreement
+from frost.evaluation.scores import ssim_maps
+from frost.evaluation.summaries import slice_rows, volume_rows
 from frost.mri.coils import over_coils
+from frost.networks.common.ensemble import self_ensemble
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import Volume
 from frost.training.fit import FitParams
@@ -28,6 +34,7 @@ from frost.training.losses import reconstruction_loss
 
 LIMIT = 20.0  # seconds of one probe
 FORWARD = 1 / 3  # of a training step, as the backward pass costs about twice the forward one
+PICTURES = 5.0  # seconds of those of `evaluate`, which show a few slices, however many there are
 
 
 class TooLongError(Exception):
@@ -79,6 +86,36 @@ def training_seconds(
         return None
     validation = n_val / len(inputs[0]) * FORWARD
     return fit.epochs * seconds * (n_steps + validation)
+
+
+def evaluate_seconds(
+    network: nn.Module, params: EvaluateParams, inputs: Tensor, n_scored: int, n_weighed: int, n_fitted: int
+) -> float | None:
+    """Seconds of stage `evaluate` in one process.
+
+    network: of stage 2, with weights; inputs: (1, channel, y, x), the largest slice. The slices: of validation and test,
+    of those that choose the blend's weight, of those that the bound is fitted on.
+    """
+    network.to(own_device()).eval()
+    target = inputs[:, 0].cpu().numpy()
+    facts = {"name": "", "patient": "", "acquisition": "", "acceleration": None}
+    case = Case(facts, dict.fromkeys(IMAGES, target + 0.1), target, None)
+
+    @torch.no_grad()
+    def one_image() -> None:
+        self_ensemble(network, inputs, params.ensemble, network(inputs).float())
+
+    def scores() -> None:
+        volume_rows("", case, slice_rows("", case, params.foreground))
+        signal_rows("", case)
+        agreement(case, params.foreground, 1)
+
+    image, score = _timed(one_image), _timed(scores)
+    ssim = _timed(lambda: ssim_maps(target, target, 1.0))
+    if image is None or score is None or ssim is None:
+        return None
+    fitting = n_fitted * (image + len(SIGNALS) * ssim)
+    return n_scored * (image + score) + n_weighed * (BLEND_STEPS + 1) * ssim + fitting + PICTURES
 
 
 def filled(inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -23,7 +23,13 @@ def scores_table(done: Done) -> Table:
     title = "SSIM of each volume, fastMRI's" if images else None
     table = Table(title=title, box=SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("volume", overflow="fold", min_width=8)
-    heads = ["R", "coils", "scan", *(["least"] if with_bound else []), *(HEADS[image] for image in images)]
+    heads = [
+        "R",
+        "coils",
+        "scan",
+        *(["least"] if with_bound else []),
+        *(HEADS[image].replace("RCAN", done.network) for image in images),
+    ]
     for head in [*heads, *(["ms a\nslice"] if with_time else [])]:
         table.add_column(head, justify="left" if head == "scan" else "right", no_wrap=True)
     for row in done.rows:

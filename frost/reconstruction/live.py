@@ -68,6 +68,11 @@ class Models:
     no_bound: str = ""
     """Why there is none."""
 
+    @property
+    def name(self) -> str:
+        """What the network of stage 2 is called, as RCAN or NAFNet."""
+        return type(self.rcan).__name__
+
 
 def is_slice_by_slice(models: Models) -> bool:
     """Whether the image of a slice depends on no other slice of its volume."""
@@ -183,6 +188,8 @@ class Done:
     failed: list[str] = field(default_factory=list)
     no_bound: str = ""
     """Why no volume has a bound, whatever it is."""
+    network: str = "RCAN"
+    """What that of stage 2 is called."""
     notices: list[str] = field(default_factory=list)
     """Coils and slices without signal, a line each."""
 
@@ -213,7 +220,7 @@ def reconstruct_folder(
     if unknown := set(formats) - FORMATS.keys():
         raise InputError(f"--format {min(unknown)}: no such format; there are {', '.join(FORMATS)}")
     of_options = "" if ensemble == "none" and not consistent else "it holds without --ensemble and --consistent"
-    done = Done(no_bound=models.no_bound or of_options)
+    done = Done(no_bound=models.no_bound or of_options, network=models.name)
     masks = new_masks(models, acceleration, center_fraction)
     facts = [models.digests, ensemble, consistent, masks.model_dump(mode="json")]
     if all_images:  # files with all images hold the bound too, and one network may be calibrated anew
@@ -242,7 +249,7 @@ def reconstruct_folder(
         result = Reconstruction(
             made["rcan"], geometry, task.identity, task.made_by, models.digests, patient,
             others={name: made[name] for name in task.images if name != "rcan"},
-            ssim_bound=np.array(row["bound"], np.float32) if row["bound"] else None,
+            ssim_bound=np.array(row["bound"], np.float32) if row["bound"] else None, network=models.name,
         )  # fmt: skip
         for (name, image), path in task.missing.items():
             FORMATS[name].save(path, result if FORMATS[name].together else result.part(image))

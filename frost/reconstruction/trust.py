@@ -131,7 +131,7 @@ def _write_maps(files: _MapFiles, models: Models, reader: VolumeReader, found: T
     maps = {name: found.images[name] for name in MAPS if name in found.images}
     result = Reconstruction(
         found.images["rcan"], reader.geometry(), files.identity, files.made_by, models.digests,
-        pseudonym(reader.volume.patient), others=maps,
+        pseudonym(reader.volume.patient), others=maps, network=models.name,
     )  # fmt: skip
     for name, path in files.missing.items():
         FORMATS[name].save(path, result)
@@ -151,19 +151,19 @@ def _against_target(images: dict[str, np.ndarray], head: Bool[np.ndarray, "slice
     return row
 
 
-def trust_table(rows: list[dict[str, Any]]) -> Table:
-    """A line a volume and one of means."""
+def trust_table(rows: list[dict[str, Any]], network: str = "RCAN") -> Table:
+    """A line a volume and one of means; network: what that of stage 2 is called."""
     columns = [column for column in COLUMNS if any(column in row for row in rows)]
     # Numbers keep their width, names of volumes give way: it fits 80 columns.
     caption = (
         "Means over slices. Residual: share of what was measured. Put back: SSIM once the measured lines are. "
-        "Last two: rank correlation with RCAN's error of where VarNet and GRAPPA disagree, and of the brightness."
+        f"Last two: rank correlation with {network}'s error of where VarNet and GRAPPA disagree, and of the brightness."
     )
-    title = "What RCAN did to the measured data"
+    title = f"What {network} did to the measured data"
     table = Table(title=title, caption=caption, box=SIMPLE_HEAD, padding=0, show_edge=False, caption_justify="left")
     table.add_column("volume", overflow="fold", min_width=8)
     for column in columns:
-        table.add_column(COLUMNS[column], justify="right", no_wrap=True)
+        table.add_column(COLUMNS[column].replace("RCAN", network), justify="right", no_wrap=True)
     for row in [*rows, {"volume": "mean", **means(rows)}] if len(rows) > 1 else rows:
         table.add_row(row["volume"], *(f"{row[column]:.3f}" if column in row else "" for column in columns))
     return table

@@ -53,9 +53,10 @@ def cut_splits(
                 f"params.yaml: index.splits.{split}.fraction: {cut.fraction:g} of {cut.cut_from} takes "
                 f"{len(taken)} of its {len(shares)} volumes, by patient; it must leave some in both{bounds}"
             )
-        instead = f" instead of the source's own {len(scans[split])}" if scans[split] else ""
         by = "file" if all(scan.patient_from == "name" for scan in taken + left) else "patient"
-        note(f"{split}: {len(taken)} volumes cut from {cut.cut_from}, by {by}{instead}")
+        note(
+            f"{split}: {len(taken)} volumes cut from {cut.cut_from}, by {by}, {_reason(split, cut, len(scans[split]))}"
+        )
         scans[cut.cut_from], scans[split] = left, taken
     for split in SPLITS:
         if not scans[split]:
@@ -64,6 +65,16 @@ def cut_splits(
                 "or set when: missing, so that it is cut from another"
             )
     return scans
+
+
+def _reason(split: Split, cut: CutParams, n_own: int) -> str:
+    """Why a split is cut, and the way out."""
+    when = f"index.splits.{split}.when"
+    if cut.when == "always":
+        return f"as {when} is `always`; `missing` keeps what the source has"
+    if n_own:
+        return f"as the source's own {n_own} have no target; {when}: never keeps those"
+    return "as the source has no such split; a folder of that name would be it"
 
 
 def patient_share(split: Split, patient: str) -> float:

@@ -220,8 +220,10 @@ class Session:
         with self.settings.turn:
             row, images = reconstructed(models, reader, self.settings.ensemble, consistent=self.settings.consistent)
         self._familiarity = row["familiarity"]
-        pseudonymous = pseudonym(reader.volume.patient)
-        return Reconstruction(images["rcan"], reader.geometry(), "", "", models.digests, pseudonymous)
+        return Reconstruction(
+            images["rcan"], reader.geometry(), "", "", models.digests, pseudonym(reader.volume.patient),
+            network=models.name,
+        )  # fmt: skip
 
 
 def _ends_slice(line: Acquisition, last: Mapping[str, int]) -> bool:

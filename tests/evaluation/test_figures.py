@@ -72,6 +72,24 @@ def test_a_picture_has_the_same_bytes_whatever_the_users_style(picture, rows, ex
         assert opened.info.keys().isdisjoint({"Software", "Creation Time"})
 
 
+NAMED = {
+    "montage": lambda rows, examples, file: montage(examples, file, "zero_filled", "NAFNet"),
+    "distribution": lambda rows, examples, file: ssim_distribution(rows, file, network="NAFNet"),
+    "position": lambda rows, examples, file: ssim_by_position(rows, file, network="NAFNet"),
+    "curves": lambda rows, examples, file: training_curves({"varnet": CURVES, "rcan": CURVES}, file, "NAFNet"),
+}
+
+
+@pytest.mark.parametrize("picture", NAMED)
+def test_a_picture_names_the_network_that_ran(picture, rows, examples, tmp_path, monkeypatch):
+    drawn = []
+    for module in ("charts", "montage", "training"):
+        monkeypatch.setattr(f"frost.evaluation.figures.{module}.save_figure", lambda figure, file: drawn.append(figure))
+    NAMED[picture](rows, examples, tmp_path / "a.png")
+    texts = [text.get_text() for figure in drawn for text in figure.findobj(matplotlib.text.Text)]
+    assert any("NAFNet" in text for text in texts) and not any("RCAN" in text for text in texts)
+
+
 def test_a_montage_enlarges_the_largest_lesion_inside_the_frame(examples):
     example = replace(examples[0], boxes=[(5, 5, 10, 10), (40, 50, 17, 20)])  # of 48 columns and 64 rows
     rows, columns = clearest_patch(example, "rcan")

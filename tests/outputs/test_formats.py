@@ -269,6 +269,20 @@ def test_files_say_what_of_their_pose_is_nominal(nominal, tmp_path):
         assert said in sheet.info["Comment"]
 
 
+def test_files_name_the_network_that_ran(tmp_path):
+    """Also of the other images of its volume, which were no reconstruction."""
+    written = replace(volume(), network="NAFNet", others={"varnet": volume(seed=1).images})
+    assert written.label("rcan") == "NAFNet" and written.label("varnet") == "VarNet"
+    assert f"networks VarNet {written.networks[0][:16]} and NAFNet {written.networks[1][:16]}" in written.derivation()
+    assert "RCAN" not in written.part("varnet").derivation()
+    sheets = [
+        write("png", tmp_path, one, place)
+        for one, place in ((written, "a.h5"), (replace(written, network="RCAN"), "b.h5"))
+    ]
+    pixels = [np.asarray(Image.open(sheet)) for sheet in sheets]
+    assert (pixels[0] != pixels[1])[:32].any() and (pixels[0] == pixels[1])[32:].all()  # the names of the columns
+
+
 def test_the_sheet_shows_every_slice_in_one_window(tmp_path):
     written = volume((5, 8, 12))
     with Image.open(write("png", tmp_path, written)) as image:

@@ -19,7 +19,10 @@ def test_targetless_test_files_give_way_to_a_part_of_val(tmp_path, write_fastmri
     check_every_volume(source, index)
     assert len(index["val"]) + len(index["test"]) == 12
     assert {v.file for v in index["test"]} <= {f"multicoil_val/{p.name}" for p in (source / "multicoil_val").iterdir()}
-    assert said[2] == f"test: {len(index['test'])} volumes cut from val, by patient instead of the source's own 2"
+    assert said[2] == (
+        f"test: {len(index['test'])} volumes cut from val, by patient, as the source's own 2 have no target; "
+        "index.splits.test.when: never keeps those"
+    )
     assert all(volume.split == "test" and volume.key.startswith("test/") for volume in index["test"])
 
 
@@ -41,8 +44,10 @@ def test_a_flat_folder_is_cut_by_patient_and_adding_a_volume_moves_no_other(tmp_
 
 def test_what_a_volume_is_made_of_does_not_depend_on_the_split_it_is_cut_into(tmp_path, write_fastmri_tree):
     source = write_fastmri_tree(tmp_path, (2, 12, 2), prefix="", test_target=True)
-    plain, cut = index_of(source), index_of(source, test={"when": "always"})
+    said = []
+    plain, cut = index_of(source), index_of(source, test={"when": "always"}, say=said.append)
     assert {v.file for v in cut["test"]}.isdisjoint({v.file for v in plain["test"]})
+    assert said[2].endswith("by patient, as index.splits.test.when is `always`; `missing` keeps what the source has")
     by_file = {volume.file: volume for volume in plain["val"]}
     for volume in cut["test"]:
         assert volume == by_file[volume.file].model_copy(update={"split": "test"})
@@ -82,7 +87,8 @@ def test_files_without_patient_are_said_to_be_split_by_file(subjects):
     index_of(subjects, note=said.append)
     assert said[2].startswith("36 of 36 volumes have no patient_id")
     assert "their split is by file" in said[2] and "index.patient" in said[2]
-    assert [line.partition(" cut from ")[2] for line in said[3:]] == ["train, by file", "val, by file"]
+    why = "as the source has no such split; a folder of that name would be it"
+    assert [line.partition(" cut from ")[2] for line in said[3:]] == [f"train, by file, {why}", f"val, by file, {why}"]
 
 
 @pytest.mark.parametrize("pattern", [r"sub-(\d+)", r"^sub-\d+"])

@@ -19,8 +19,11 @@ SIDES: tuple[Literal["left", "center", "right"], ...] = ("left", "center", "righ
 TICKS = (0.9, 0.8, 0.95, 0.6, 0.98, 0.7, 0.5, 0.4, 0.2, 0.0, 0.99, 0.995, 0.999, 0.85, 0.92, 0.94, 0.96, 0.97)
 
 
-def ssim_distribution(rows: Sequence[Row], file: Path, split: str = "test") -> None:
-    """How the slices of `split` score: density, quartiles and every slice, by image and metric."""
+def ssim_distribution(rows: Sequence[Row], file: Path, split: str = "test", network: str = "RCAN") -> None:
+    """How the slices of `split` score: density, quartiles and every slice, by image and metric.
+
+    network: what that of stage 2 is called, here and below
+    """
     metrics, images = metrics_of(rows, split), images_of(rows)
     with matplotlib.rc_context(STYLE):
         limits = _limits(rows, split, metrics)
@@ -43,7 +46,8 @@ def ssim_distribution(rows: Sequence[Row], file: Path, split: str = "test") -> N
                 )
             axes.set_ylim(len(images) - 0.6, -0.75)
             axes.set_yticks(
-                range(len(images)), [label_of(image) for image in images] if column == 0 else [""] * len(images)
+                range(len(images)),
+                [label_of(image, network) for image in images] if column == 0 else [""] * len(images),
             )
             axes.tick_params(axis="y", length=0, labelsize=8)
             axes.grid(False, axis="y")
@@ -75,7 +79,7 @@ def _draw_cloud(axes: Any, place: int, values: np.ndarray, colour: str) -> None:
     axes.annotate(f"{middle:.3f}", (edge, place), (offset, 0), **place_of_text)
 
 
-def ssim_by_position(rows: Sequence[Row], file: Path, split: str = "test") -> None:
+def ssim_by_position(rows: Sequence[Row], file: Path, split: str = "test", network: str = "RCAN") -> None:
     """Mean score by place in the volume, from the first to the last slice, and the quartiles there."""
     metrics, images = metrics_of(rows, split), images_of(rows)
     rows = [row for row in rows if row["split"] == split]
@@ -90,7 +94,8 @@ def ssim_by_position(rows: Sequence[Row], file: Path, split: str = "test") -> No
             for image in images:
                 places, low, mean, high = _by_bin([row for row in rows if row["image"] == image], metric, n_bins)
                 axes.fill_between(places, low, high, color=to_rgba(colour_of(image), 0.13), lw=0)
-                (handles[label_of(image)],) = axes.plot(places, mean, color=colour_of(image), marker="o", ms=2.5)
+                line = axes.plot(places, mean, color=colour_of(image), marker="o", ms=2.5)
+                (handles[label_of(image, network)],) = line
             axes.set_title(METRICS[metric])
             axes.set_ylabel("mean and quartiles" if column == 0 else "")
             axes.set_yscale("function", functions=(_stretched, _unstretched))

@@ -1,6 +1,6 @@
 """The five pictures of an evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from frost.evaluation.figures.montage import montage
 from frost.evaluation.figures.training import read_curves, training_curves
 from frost.evaluation.official.leaderboard import whole_box
 from frost.evaluation.tables import Row
+from frost.pipeline.processes.sharing import spread
 
 
 def draw(
@@ -26,24 +27,32 @@ def draw(
     device: torch.device,
     curves: Path,
 ) -> None:
-    """Chosen slices, those where RCAN is worst, SSIM's distribution and course over the volume, the training curves."""
-    split = "test" if "test" in result.metrics else "val"
-    pictures = {
-        "montage": (choose_slices(result.by_slice, split), "zero_filled"),
-        "worst": (worst_slices(result.by_slice, split), "rcan"),
+    """Chosen slices, those where RCAN is worst, SSIM's distribution and course over the volume, the training curves.
+
+    Of several processes each draws its share; the folder is there.
+    """
+    split, name = "test" if "test" in result.metrics else "val", type(network).__name__
+    rows = result.by_slice
+
+    def slices(file: Path, chosen: Mapping[str, tuple[str, int]], enlarged: str) -> None:
+        volumes = list(dict.fromkeys(volume for volume, _ in chosen.values()))
+        cases = dict(zip(volumes, reconstruct(splits[split], network, result.blend, params, device, volumes)))
+        other = unlearned(set.intersection(*(set(case.images) for case in cases.values())))
+        shown = tuple(dict.fromkeys(("zero_filled", other, "varnet", "rcan")))
+        examples = [_example(title, cases[volume], i, rows, shown) for title, (volume, i) in chosen.items()]
+        montage(examples, file, enlarged, name)
+
+    def course(file: Path) -> None:
+        training_curves({one: read_curves(curves / f"{one}.tsv") for one in ("varnet", "rcan")}, file, name)
+
+    pictures: dict[str, Callable[[Path], None]] = {
+        "montage": lambda file: slices(file, choose_slices(rows, split), "zero_filled"),
+        "worst": lambda file: slices(file, worst_slices(rows, split), "rcan"),
+        "ssim": lambda file: ssim_distribution(rows, file, split, name),
+        "ssim_by_slice": lambda file: ssim_by_position(rows, file, split, name),
+        "training": course,
     }
-    names = list(dict.fromkeys(name for chosen, _ in pictures.values() for name, _ in chosen.values()))
-    cases = reconstruct(splits[split], network, result.blend, params, device, names)
-    by_name = dict(zip(names, cases))
-    other = unlearned(set.intersection(*(set(case.images) for case in by_name.values())))
-    shown = tuple(dict.fromkeys(("zero_filled", other, "varnet", "rcan")))
-    for picture, (chosen, enlarged) in pictures.items():
-        examples = [_example(title, by_name[name], i, result.by_slice, shown) for title, (name, i) in chosen.items()]
-        montage(examples, folder / f"{picture}.png", enlarged)
-    ssim_distribution(result.by_slice, folder / "ssim.png", split)
-    ssim_by_position(result.by_slice, folder / "ssim_by_slice.png", split)
-    trainings = {name: read_curves(curves / f"{name}.tsv") for name in ("varnet", "rcan")}
-    training_curves(trainings, folder / "training.png")
+    spread(list(pictures), lambda picture: pictures[picture](folder / f"{picture}.png"))
 
 
 def _example(title: str, case: Case, i: int, rows: Sequence[Row], shown: Sequence[str]) -> Example:

@@ -14,11 +14,11 @@ from frost.evaluation.figures.style import GREY, HOT, STYLE, WIDTH, label_of, ne
 from frost.evaluation.figures.window import white_level
 
 
-def montage(examples: Sequence[Example], file: Path, enlarged: str) -> None:
+def montage(examples: Sequence[Example], file: Path, enlarged: str, network: str = "RCAN") -> None:
     """Each example as a row of images, with the error map and its lesion, else the patch where `enlarged` is worst.
 
     All error maps share one scale, |image - target| / maximum, cut at what 99.5 % of the last image's pixels
-    stay below.
+    stay below. network: what that of stage 2 is called.
     """
     names = list(examples[0].images)
     top_error = max(_quantile(_error(example, names[-1]), 0.995) for example in examples)
@@ -29,7 +29,7 @@ def montage(examples: Sequence[Example], file: Path, enlarged: str) -> None:
         figure = new_figure(total)
         for column, name in enumerate([*names, "target"]):
             x = (column + 0.5) / (len(names) + 1)
-            figure.text(x, 1 - 0.05 / total, label_of(name), ha="center", va="top", weight="bold", size=8.5)
+            figure.text(x, 1 - 0.05 / total, label_of(name, network), ha="center", va="top", weight="bold", size=8.5)
         top = total - 0.22
         for example, height in zip(examples, heights):
             _draw_example(figure, example, names, enlarged, top, cell, total, top_error)

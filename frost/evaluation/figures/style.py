@@ -62,9 +62,9 @@ WIDTH = 7.2  # inches: the text width of a page
 LARGEST_FILE = 300_000  # bytes: pictures are committed to git
 
 
-def label_of(image: str) -> str:
-    """The name of an image for people."""
-    return LABELS.get(image, image)
+def label_of(image: str, network: str = "RCAN") -> str:
+    """The name of an image for people; network: what that of stage 2 is called."""
+    return LABELS.get(image, image).replace("RCAN", network)
 
 
 def colour_of(image: str) -> str:

@@ -13,12 +13,12 @@ from frost.errors import InputError
 from frost.evaluation.figures.style import STYLE, colour_of, label_of, new_figure, save_figure
 
 
-def training_curves(trainings: Mapping[str, Sequence[Mapping[str, float]]], file: Path) -> None:
+def training_curves(trainings: Mapping[str, Sequence[Mapping[str, float]]], file: Path, network: str = "RCAN") -> None:
     """Loss, validation score and learning rate by epoch, one column a training.
 
     `trainings`: name of the image that the network makes ("varnet", "rcan") -> rows with `epoch`, columns
     whose name holds "loss", columns whose name holds "ssim", and `learning_rate`. The best validation epoch
-    is marked.
+    is marked. network: what that of stage 2 is called.
     """
     with matplotlib.rc_context(STYLE):
         figure = new_figure(4.1)
@@ -43,7 +43,7 @@ def training_curves(trainings: Mapping[str, Sequence[Mapping[str, float]]], file
                 axes.tick_params(labelbottom=line == 2)
                 axes.set_ylabel(label if column == 0 else "")
                 if line == 0:
-                    axes.set_title(f"{label_of(name)} training")
+                    axes.set_title(f"{label_of(name, network)} training")
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.align_ylabels()

@@ -22,13 +22,14 @@ PATIENCE = timedelta(days=30)  # of a process that is done, with the slowest; to
 def spread(items: Sequence[T], work: Callable[[T], R], progress: str | None = None) -> list[R]:
     """`work` of every item, one in as many in this process as there are processes in its group.
 
-    progress: a name under which the first process shows how far it is; None: nothing is shown
+    progress: a name under which the first process shows how far it is with its share; None: nothing is shown
     """
     several = torch.distributed.is_initialized()
     rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if several else (0, 1)
     mine: Sequence[T] = items[rank::world]
     own: list[R] = []
-    for item in with_progress(progress, mine, len(mine), str) if progress and rank == 0 else mine:
+    name = f"{progress}, process 1 of {world}" if world > 1 else progress
+    for item in with_progress(name, mine, len(mine), str) if name and rank == 0 else mine:
         end_if_orphaned()
         own.append(work(item))
     if world == 1:

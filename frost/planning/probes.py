@@ -93,8 +93,8 @@ def evaluate_seconds(
 ) -> float | None:
     """Seconds of stage `evaluate` in one process.
 
-    network: of stage 2, with weights; inputs: (1, channel, y, x), the largest slice. The slices: of validation and test,
-    of those that choose the blend's weight, of those that the bound is fitted on.
+    network: of stage 2, with weights; inputs: (1, channel, y, x), the largest slice. Numbers of slices: of validation
+    and test, of those that choose the blend's weight, of those that the bound is fitted on.
     """
     network.to(own_device()).eval()
     target = inputs[:, 0].cpu().numpy()
@@ -110,8 +110,10 @@ def evaluate_seconds(
         signal_rows("", case)
         agreement(case, params.foreground, 1)
 
-    image, score = _timed(one_image), _timed(scores)
-    ssim = _timed(lambda: ssim_maps(target, target, 1.0))
+    def one_ssim() -> None:
+        ssim_maps(target, target, 1.0)
+
+    image, score, ssim = _timed(one_image), _timed(scores), _timed(one_ssim)
     if image is None or score is None or ssim is None:
         return None
     fitting = n_fitted * (image + len(SIGNALS) * ssim)

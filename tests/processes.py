@@ -23,12 +23,12 @@ def leftovers(store):
     return list((store.root / "tmp").glob("*"))
 
 
-def until(condition, seconds=PATIENCE):
+def until(condition, seconds=PATIENCE, pause=0.02):
     """Wait until it gives something true, and give that."""
     end = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < end, "never came true"
-        time.sleep(0.02)
+        time.sleep(pause)
     return result
 
 

@@ -26,8 +26,16 @@ FILES = {
             metrics: [score.json: {cache: false}]
         """,
     "train.py": """
-        import json, pathlib, sys
+        import json, os, pathlib, sys, time
         from ruamel.yaml import YAML
+        if gate := os.environ.get("GATE"):  # a training that is not done yet
+            pathlib.Path(gate, str(os.getpid())).touch()
+            if os.environ.get("EPOCHS"):
+                state = pathlib.Path(os.environ["FROST_STORE"], "training", str(os.getpid()), "state")
+                state.parent.mkdir(parents=True)
+                state.touch()
+            while not pathlib.Path(gate, "open").exists():
+                time.sleep(0.1)
         params = YAML(typ="safe").load(pathlib.Path("params.yaml").read_text())["train"]
         if params["network"]["features"] == 0:
             sys.exit("error: params.yaml: train.network.features: 0 is too few")

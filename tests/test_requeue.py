@@ -53,7 +53,7 @@ def job(tmp_path):
         ("progress", "echo 5", "true", "requeue 5\n", "job 5 is queued again"),
         ("none", "echo 5", "true", "", "nothing was finished in this time, so the job is not queued again; "),
         ("progress", "true", "true", "", "run it again"),  # being cancelled: it runs no more
-        ("progress", "echo 5", "echo Job may not >&2; exit 1", "requeue 5\n", "submit it again (scontrol requeue 5: "),
+        ("progress", "echo 5", "echo Job may not >&2; exit 1", "requeue 5\n", "submit it again (scontrol: Job may"),
     ],
 )
 def test_a_stopped_job_asks_to_begin_again(job, tmp_path, work, squeue, scontrol, asked, said):

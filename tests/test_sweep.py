@@ -1,13 +1,18 @@
 """`frost sweep` without Slurm: which experiments a line stands for, what clones would lack, and real runs by DVC."""
 
 import json
+import os
 import re
+import signal
+import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
 from frost.cluster.choices import expanded, named, plan
 from frost.errors import InputError
+from tests.processes import until
 from tests.sweeps import toy
 from tests.test_pipeline import finished, repository  # noqa: F401  # fixtures
 
@@ -121,6 +126,30 @@ def test_experiments_run_side_by_side_and_the_same_line_goes_on(project):
     ref = project.git("for-each-ref", "--format=%(refname)", "refs/exps/**/seed=1*").strip()
     project.git("update-ref", ref, "HEAD")  # as if it were of other params
     assert refused("train.fit.seed=0,1", "train.network.features=4").endswith("-n NAME")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_stopped_is_a_line_and_leaves_no_process_and_no_clone(project, tmp_path, number):
+    """Ctrl-C as a terminal sends it, to the whole group; while it ends what runs, nothing else begins."""
+    gate, clones = tmp_path / "gate", tmp_path / "clones"
+    gate.mkdir()
+    clones.mkdir()
+    line = ("-S", "train.fit.seed=0,1,2,3", "-j", "2")
+    sweep = subprocess.Popen(
+        ["python", "-m", "frost", "sweep", *line], cwd=project.folder, stderr=subprocess.PIPE, text=True,
+        env=project.env() | {"GATE": str(gate), "TMPDIR": str(clones)}, start_new_session=True,
+    )  # fmt: skip
+    until(lambda: len(list(gate.iterdir())) == 2, seconds=120)
+    started = psutil.Process(sweep.pid).children(recursive=True)
+    os.killpg(sweep.pid, number)
+    first, *said = sweep.communicate(timeout=60)[1].splitlines()
+    assert sweep.returncode == 128 + number and first.startswith("4 experiments, 2 at a time; logs in ")
+    assert said == ["stopped: what was finished is kept; run it again"]
+    assert len(started) > 4 and not [one for one in started if one.is_running()]
+    assert len(list(gate.iterdir())) == 2 and not list(clones.iterdir())
+    (gate / "open").touch()
+    assert project.sweep(*line, GATE=str(gate), TMPDIR=str(clones)).startswith("4 experiments, 2 at a time")
+    assert len(list(gate.iterdir())) == 7 and not list(clones.iterdir())
 
 
 @pytest.mark.pipeline

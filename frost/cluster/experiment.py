@@ -24,12 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from frost.cluster import slurm
-from frost.errors import InputError
+from frost.cluster.requeue import NO_PROGRESS, finished, queue_again
 from frost.pipeline.processes.ending import end_children, heeded_signals
 from frost.pipeline.processes.executor import EXECUTOR
+from frost.pipeline.processes.unfinished import unfinished
 
-TURNS = 100  # of a job whose time is over
 ATTEMPTS = 5  # to write a ref, which another git may hold a lock on
 # Of the checkout's own git, and of the executor that must not start one more.
 FOREIGN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", EXECUTOR)
@@ -62,7 +61,7 @@ class Sweep:
     def write(self, file: Path) -> None:
         """As JSON, which `read_sweep` reads."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f"{file.name}.{os.getpid()}")
+        temporary = file.with_name(unfinished(file.name))
         temporary.write_text(json.dumps(asdict(self), indent=1))
         temporary.replace(file)
 
@@ -78,13 +77,40 @@ def read_sweep(file: Path) -> Sweep:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the experiments of these numbers, one after the other; exit status 1 if one failed."""
-    file, *numbers = sys.argv[1:] if argv is None else argv
-    sweep = read_sweep(Path(file))
+    """Run the experiments of these numbers, one after the other; exit status 1 if one failed.
+
+    A signal ends all that runs, and the clone. A job of this sweep whose time is over begins again, where its training
+    goes on; not if nothing was finished in its time.
+    """
+    given, *numbers = sys.argv[1:] if argv is None else argv
+    file = Path(given)
+    sweep, log = read_sweep(file), log_of(file, int(numbers[0]))
+    before = finished(Path(sweep.store))
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        for one in heeded_signals():
+            signal.signal(one, signal.SIG_IGN)
+        end_children()
+        if number == signal.SIGTERM and os.environ.get("SLURM_JOB_NAME") == job_name(file):
+            said = queue_again(finished(Path(sweep.store)) != before)
+            sys.stderr.write(f"stopped by SIGTERM: {said}\n")
+            if said == NO_PROGRESS:
+                with log.open("a", encoding="utf-8") as opened:
+                    opened.write(f"{FAILED}{said}\n")
+        sys.exit(128 + number)
+
     for one in heeded_signals():
-        signal.signal(one, _stop)
-    done = [run(sweep, int(number), log_of(Path(file), int(number))) for number in numbers]
-    sys.exit(0 if all(done) else 1)
+        signal.signal(one, stop)
+    done = True
+    for number in map(int, numbers):
+        log = log_of(file, number)
+        done = run(sweep, number, log) and done
+    sys.exit(0 if done else 1)
+
+
+def job_name(file: Path) -> str:
+    """The name of the job whose tasks run a sweep; `file` is that of the sweep."""
+    return f"frost-{file.parent.name}"
 
 
 def log_of(file: Path, number: int) -> Path:
@@ -103,6 +129,7 @@ def run(sweep: Sweep, number: int, log: Path) -> bool:
         tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder,
     ):
         written.write(f"{experiment.name}: on {socket.gethostname()} in {folder}, from commit {sweep.commit}\n")
+        written.flush()
         try:
             _run_in_clone(sweep, experiment, Path(folder), written)
         except ExperimentError as failed:
@@ -174,20 +201,6 @@ def _run(command: Sequence[str], where: Path, environment: dict[str, str], log: 
                 last = line.strip()
     if process.returncode:
         raise ExperimentError(errors[0] if errors else last)
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    """End all that runs, and the clone. A job whose time is over asks for another turn: its training goes on there."""
-    for one in heeded_signals():
-        signal.signal(one, signal.SIG_IGN)
-    end_children()
-    job = os.environ.get("SLURM_JOB_ID")
-    if number == signal.SIGTERM and job and int(os.environ.get("SLURM_RESTART_COUNT", "0")) < TURNS:
-        task = f"{os.environ.get('SLURM_ARRAY_JOB_ID')}_{os.environ.get('SLURM_ARRAY_TASK_ID')}"
-        with suppress(InputError):  # which ends this process; a job that is being cancelled does not run
-            if any(one.id == task and one.state == "RUNNING" for one in slurm.queued([os.environ["SLURM_JOB_NAME"]])):
-                slurm.requeue(job)
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import heapq
 import math
 import shlex
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,17 +24,13 @@ from frost.pipeline.processes.ending import KEPT, end_if_orphaned, fail, kept_so
 from frost.pipeline.processes.executor import EXECUTOR
 from frost.pipeline.progress import Progress, tell
 
-TRIES = 3
-PAUSES = 1.0, 15.0  # seconds between two looks at store and queue: at first, and in the end
-LATE = 5, 2.0  # looks at the store, and seconds between them, after the jobs are gone: NFS shows a rename late
 CHANGED = "code, params or scans were changed after the job was submitted"
-ENDING = 120  # seconds before the time limit at which a training is told to end
 
 
 def make_volumes(root: Path, stage: str, sizes: Mapping[str, int]) -> None:
     """Have the volumes of these keys made by arrays. sizes: the slices of each, by which tasks are balanced.
 
-    Raises InputError with the last line of a task's log where volumes are missing after `TRIES` arrays.
+    Raises InputError with the last line of a task's log where volumes are missing after `slurm.TRIES` arrays.
     """
     params, store = cluster_params(stage), Store(root)
 
@@ -61,7 +56,7 @@ def make_network(root: Path, stage: str, facts: Mapping[str, Any]) -> str:
 
     def submit(missing: set[str]) -> Job:
         job = written(store, stage, sys.argv[1:], [[key]], processes(params))
-        return _submitted(job, [*params.requests(), f"--signal=B:TERM@{ENDING}"], "0.log", "a training")
+        return _submitted(job, [*params.requests(), slurm.NOTICE], "0.log", "a training")
 
     _have_made(store, stage, {key}, submit)
     return key
@@ -109,9 +104,8 @@ def _submitted(job: Job, options: Sequence[str], log: str, what: str) -> Job:
     script = f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -m frost.cluster.task {shlex.quote(str(job.folder))}\n"
     output = str(job.folder).replace("%", "%%")
     id = slurm.submit(
-        script, f"--job-name={job.folder.name}", f"--chdir={Path.cwd()}", f"--output={output}/{log}",
-        "--open-mode=append", "--export=ALL", "--requeue", *options,
-    )  # fmt: skip
+        script, f"--job-name={job.folder.name}", f"--chdir={Path.cwd()}", f"--output={output}/{log}", *options
+    )
     tell(f"{job.stage}: job {id}, {what}; logs in {job.folder}")
     return replace(job, id=id)
 
@@ -139,8 +133,8 @@ def _have_made(store: Store, stage: str, keys: set[str], submit: Callable[[set[s
 def _wait(store: Store, stage: str, missing: set[str], jobs: Sequence[Job], progress: Progress) -> set[str]:
     """Wait until the store has what is missing, or these jobs are gone; gives what it lacks then."""
     lines = [_Lines(stage, job.log(0)) for job in jobs if is_training(stage)]
-    pause, looks, reason = PAUSES[0], LATE[0], ""
-    while True:
+    reason = ""
+    for waiting in slurm.looks([job.folder.name for job in jobs]):
         found = missing & store.keys(stage)
         for _ in found:
             progress.update()
@@ -148,26 +142,12 @@ def _wait(store: Store, stage: str, missing: set[str], jobs: Sequence[Job], prog
         for log in lines:
             log.relay()
         if not missing:
-            return missing
-        waiting = _queued(stage, jobs)
-        if not waiting:
-            looks -= 1
-            if not looks:
-                return missing
-        elif (told := _reason(waiting)) not in ("", reason):
+            break
+        if (told := _reason(waiting)) not in ("", reason):
             reason = told
             tell(f"{stage}: waits in the queue: {reason}")
         end_if_orphaned()
-        time.sleep(pause if waiting else LATE[1])
-        pause = min(1.2 * pause, PAUSES[1])
-
-
-def _queued(stage: str, jobs: Sequence[Job]) -> list[slurm.Queued]:
-    """What of these jobs is in the queue. All of it where Slurm gives no answer: its controller may be restarting."""
-    try:
-        return slurm.queued(job.folder.name for job in jobs)
-    except InputError as error:
-        return [slurm.Queued(job.id, job.folder.name, "PENDING", str(error)) for job in jobs]
+    return missing
 
 
 def _reason(waiting: Sequence[slurm.Queued]) -> str:
@@ -206,6 +186,6 @@ def _end_if_hopeless(stage: str, n_keys: int, missing: set[str], jobs: Sequence[
     line = next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing")
     if CHANGED in line:
         raise InputError(line.removeprefix("error: "))
-    if len(jobs) == TRIES:
-        what = f"{len(missing)} of {n_keys} entries are missing after {TRIES} jobs"
+    if len(jobs) == slurm.TRIES:
+        what = f"{len(missing)} of {n_keys} entries are missing after {len(jobs)} jobs"
         raise InputError(f"{stage}: {what}: {line.removeprefix('error: ')} ({log})")

@@ -1,6 +1,5 @@
 """A Slurm job that is longer than its time limit: it stops in time, and begins again where it was."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,11 +10,13 @@ from pathlib import Path
 
 import psutil
 
+from frost.cluster import slurm
+from frost.errors import InputError
 from frost.pipeline.places import store_root
-from frost.pipeline.processes.allocation import call
 
 PATIENCE = 60.0  # seconds that a command has to end; a job should be told twice as many before its limit
 AGAIN = 75  # EX_TEMPFAIL of sysexits.h: try again later
+NO_PROGRESS = "nothing was finished in this time, so the job is not queued again; a longer --time would help"
 
 
 def run_job(command: list[str]) -> int:
@@ -27,7 +28,7 @@ def run_job(command: list[str]) -> int:
     """
     received: list[float] = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(time.monotonic()))
-    before = _finished()
+    before = finished(store_root())
     process = subprocess.Popen(command, start_new_session=True)  # Slurm may signal all of this one
     while process.poll() is None and not (received and time.monotonic() > received[0] + PATIENCE):
         for stage in _stages(process.pid) if received else ():
@@ -37,26 +38,33 @@ def run_job(command: list[str]) -> int:
             process.wait(timeout=0.2)
     if process.returncode == 0 or not received:
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
-    sys.stderr.write(f"stopped by SIGTERM: {_queue_again(_finished() != before)}\n")
+    sys.stderr.write(f"stopped by SIGTERM: {queue_again(finished(store_root()) != before)}\n")
     return AGAIN
 
 
-def _queue_again(progress: bool) -> str:
+def queue_again(progress: bool) -> str:
     """Queue this job again, which ends it. What is to be said."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if not job or not call("squeue", "--noheader", f"--jobs={job}", "--states=RUNNING", "--format=%i"):
+    job = slurm.this_job()
+    if not job or not _runs(job):
         return "run it again"
     if not progress:
-        return "nothing was finished in this time, so the job is not queued again; a longer --time would help"
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-    if done.returncode:
-        return f"submit it again (scontrol requeue {job}: {done.stderr.strip()})"
+        return NO_PROGRESS
+    try:
+        slurm.requeue(job)
+    except InputError as error:
+        return f"submit it again ({error})"
     return f"job {job} is queued again"
 
 
-def _finished() -> dict[Path, int]:
+def _runs(job: str) -> bool:
+    """Whether it runs, and is not being cancelled."""
+    with suppress(InputError):  # Slurm has forgotten it
+        return bool(slurm.call("squeue", "--noheader", f"--jobs={job}", "--states=RUNNING", "--format=%i").strip())
+    return False
+
+
+def finished(store: Path) -> dict[Path, int]:
     """What changes when a volume, an epoch, a network or a stage is finished: times of change, ns."""
-    store = store_root()
     places = [*store.glob("*/??"), *store.glob("training/*/state"), Path("dvc.lock")]
     return {place: place.stat().st_mtime_ns for place in places if place.exists()}
 

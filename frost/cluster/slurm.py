@@ -7,7 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from threading import Thread
 from typing import NamedTuple
@@ -18,6 +19,10 @@ from frost.pipeline.processes.ending import end_if_orphaned
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # where Slurm is; the rest tells of the job around this one
 MISSING = "{}: no such program; a login node of a Slurm cluster has it"
 PATIENCE = 300.0  # seconds that a busy controller has for an answer
+NOTICE = "--signal=B:TERM@120"  # option of `sbatch`: SIGTERM two minutes before the time limit, to the script
+TRIES = 3  # jobs, one after the other, for what those before did not finish
+PAUSES = 1.0, 15.0  # seconds between two looks at the queue: at first, and in the end
+LATE = 5, 2.0  # looks, and seconds between them, after the jobs are gone: NFS shows a name late
 
 
 class Queued(NamedTuple):
@@ -88,8 +93,9 @@ def _relay(lines: Iterable[str], told: list[str], of_slurm: list[str]) -> None:
 
 
 def submit(script: str, *options: str) -> str:
-    """Submit a shell script with options of `sbatch`; gives the number of the job."""
-    return call("sbatch", "--parsable", *options, stdin=script).strip().partition(";")[0]
+    """Submit a shell script with options of `sbatch`; gives the number of the job, which may begin again."""
+    always = ("--parsable", "--open-mode=append", "--export=ALL", "--requeue")
+    return call("sbatch", *always, *options, stdin=script).strip().partition(";")[0]
 
 
 def array(n_tasks: int, parallel: int | None) -> str:
@@ -103,6 +109,34 @@ def queued(names: Iterable[str]) -> list[Queued]:
         return []
     lines = call("squeue", "--noheader", f"--name={given}", "--format=%i|%j|%T|%r").splitlines()
     return [Queued(*line.strip().split("|", 3)) for line in lines if line.count("|") >= 3]
+
+
+def looks(names: Collection[str]) -> Iterator[list[Queued]]:
+    """What is in the queue under these names, again and again until it has been empty for a while.
+
+    Where Slurm gives no answer one entry is there, with that as its reason: its controller may be restarting.
+    """
+    pause, n_empty = PAUSES[0], 0
+    while True:
+        try:
+            waiting = queued(names)
+        except InputError as error:
+            waiting = [Queued("", "", "PENDING", str(error))]
+        yield waiting
+        n_empty = 0 if waiting else n_empty + 1
+        if n_empty == LATE[0]:
+            return
+        time.sleep(pause if waiting else LATE[1])
+        pause = min(1.2 * pause, PAUSES[1])
+
+
+def this_job() -> str:
+    """The number of the job that this process runs in, with that of its task; empty outside of jobs.
+
+    SLURM_JOB_ID alone may be the number of a whole array, all of whose tasks then begin again.
+    """
+    array, task = (os.environ.get(f"SLURM_ARRAY_{what}_ID") for what in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID", "")
 
 
 def requeue(job: str) -> None:

@@ -11,13 +11,11 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
 from pathlib import Path
 
 from frost.cluster import slurm
 from frost.cluster.choices import plan
-from frost.cluster.experiment import FAILED, Sweep, log_of, there
+from frost.cluster.experiment import FAILED, Sweep, job_name, log_of, there
 from frost.cluster.settings import cluster_params
 from frost.errors import InputError
 from frost.pipeline.processes.ending import KEPT, kept_so_far
@@ -25,10 +23,7 @@ from frost.pipeline.processes.executor import executor
 from frost.pipeline.progress import tell
 
 FILE = "sweep.json"
-TRIES = 3
-PAUSES = 1.0, 15.0  # seconds between two looks at refs, logs and queue: at first, and in the end
-LOOKS = 5  # after the jobs are gone: NFS shows a ref late
-ENDING = 120  # seconds before a job's time limit at which its training is told to end
+PAUSE = 0.2  # seconds between two looks at the experiments that run here
 
 
 def sweep(words: Sequence[str], prefix: str, jobs: int | None) -> None:
@@ -49,21 +44,26 @@ def sweep(words: Sequence[str], prefix: str, jobs: int | None) -> None:
 
 
 def run_here(planned: Sweep, names: Sequence[str], jobs: int | None) -> dict[str, str]:
-    """Run the experiments of these names on this machine, `jobs` at a time; those that failed, and why."""
+    """Run the experiments of these names on this machine, `jobs` at a time; those that failed, and why.
+
+    One thread starts them all: while a signal ends them, none is started.
+    """
     file, numbers = _written(planned, names)
-
-    def run(number: int) -> int:
-        command = (sys.executable, "-m", "frost.cluster.experiment", str(file), str(number))
-        where = Path(planned.checkout) / planned.project
-        return subprocess.run(command, cwd=where, stdin=subprocess.DEVNULL).returncode
-
     tell(f"{len(names)} experiments, {jobs or 1} at a time; logs in {file.parent}")
-    failed: dict[str, str] = {}
-    with ThreadPoolExecutor(jobs or 1) as pool:
-        runs = {pool.submit(run, number): name for name, number in numbers.items()}
-        for count, ended in enumerate(as_completed(runs), 1):
-            name = runs[ended]
-            if ended.result():
+    waiting, failed, count = list(numbers), dict[str, str](), 0
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    while waiting or running:
+        while waiting and len(running) < (jobs or 1):
+            name = waiting.pop(0)
+            # In a session of its own: Ctrl-C is for this process, which ends it.
+            running[name] = subprocess.Popen(
+                [sys.executable, "-m", "frost.cluster.experiment", str(file), str(numbers[name])],
+                cwd=Path(planned.checkout) / planned.project, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        time.sleep(PAUSE)
+        for name in [name for name, process in running.items() if process.poll() is not None]:
+            count += 1
+            if running.pop(name).returncode:
                 failed[name] = last_line(log_of(file, numbers[name]))
             tell(f"{count} of {len(names)}: {name}: {failed.get(name, 'done')}")
     return failed
@@ -73,33 +73,31 @@ def run_in_jobs(planned: Sweep, names: Sequence[str], parallel: int | None) -> d
     """Run them as a job array, and wait; those that failed, and why. A job of the same line in the queue is joined.
 
     An experiment is done when its ref is there, and has failed when its log says so. Where the jobs are gone and
-    neither is so, a node died or the like: what is left is submitted again, at most `TRIES` times.
+    neither is so, a node died or the like: what is left is submitted again, at most `slurm.TRIES` times.
     """
-    name, failed, left, tries = f"frost-{folder_of(planned).name}", dict[str, str](), list(names), 0
+    failed, left, tries = dict[str, str](), list(names), 0
     file, numbers = folder_of(planned) / FILE, {one.name: at for at, one in enumerate(planned.experiments)}
+    name = job_name(file)
     while left:
         if waiting := slurm.queued([name]):
             ids = " ".join(sorted({one.id.partition("_")[0] for one in waiting}))
             tell(f"joins job {ids}, which runs this sweep; logs in {file.parent}")
-        elif tries < TRIES:
+        elif tries < slurm.TRIES:
             tries += 1
             ids = _submit(planned, name, left, parallel)
         else:
-            gone = f"its job ended without a word, {TRIES} times"
+            gone = f"its job ended without a word, {tries} times"
             return failed | {one: f"{gone}: {last_line(log_of(file, numbers[one]))}" for one in left}
         kept_so_far(f"job {ids} goes on in the queue: the same line joins it, `scancel {ids}` ends it")
-        looks, pause = LOOKS, PAUSES[0]
-        while left and looks:
-            time.sleep(pause)
-            pause = min(1.2 * pause, PAUSES[1])
-            with suppress(InputError):  # its controller may be restarting
-                looks = LOOKS if slurm.queued([name]) else looks - 1
+        for _ in slurm.looks([name]):
             done = there(planned)
             for one in [one for one in left if one in done or _has_failed(log_of(file, numbers[one]))]:
                 left.remove(one)
                 if one not in done:
                     failed[one] = last_line(log_of(file, numbers[one]))
                 tell(f"{len(names) - len(left)} of {len(names)}: {one}: {failed.get(one, 'done')}")
+            if not left:
+                break
     kept_so_far(KEPT)
     return failed
 
@@ -118,8 +116,8 @@ def _submit(planned: Sweep, name: str, names: Sequence[str], parallel: int | Non
     where = Path(planned.checkout) / planned.project
     job = slurm.submit(
         f"#!/bin/sh\n{many}exec {command}\n", f"--job-name={name}", f"--chdir={where}",
-        f"--output={str(file.parent).replace('%', '%%')}/task-%A_%a.log", "--open-mode=append", "--export=ALL",
-        "--requeue", f"--signal=B:TERM@{ENDING}", *params.requests(), slurm.array(n_tasks, parallel or params.parallel),
+        f"--output={str(file.parent).replace('%', '%%')}/task-%A_%a.log", slurm.NOTICE, *params.requests(),
+        slurm.array(n_tasks, parallel or params.parallel),
     )  # fmt: skip
     tell(f"{len(names)} experiments are job {job}, an array of {n_tasks} tasks; logs in {file.parent}")
     return job

@@ -222,7 +222,7 @@ def reconstruct_folder(
     of_options = "" if ensemble == "none" and not consistent else "it holds without --ensemble and --consistent"
     done = Done(no_bound=models.no_bound or of_options, network=models.name)
     masks = new_masks(models, acceleration, center_fraction)
-    facts = [models.digests, ensemble, consistent, masks.model_dump(mode="json")]
+    facts: list[Any] = [models.digests, ensemble, consistent, masks.model_dump(mode="json")]
     if all_images:  # files with all images hold the bound too, and one network may be calibrated anew
         facts += ["all", *([models.bound.model_dump(mode="json")] if models.bound else [])]
     root, volumes = volumes_of(source, masks, done.failed, MASK_OPTIONS)

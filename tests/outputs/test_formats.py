@@ -51,9 +51,10 @@ def files(path):
 
 def test_a_sheet_of_very_many_slices_is_known_again(tmp_path, monkeypatch):
     """Pillow takes files that declare so many pixels for an attack, and opens none of them."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     written = volume()
-    assert FORMATS["png"].is_there(write("png", tmp_path, written), written.made_by)
+    sheet = write("png", tmp_path, written)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    assert FORMATS["png"].is_there(sheet, written.made_by)
 
 
 def mirrored(axes):

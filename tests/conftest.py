@@ -2,6 +2,7 @@
 
 import json
 import signal
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from frost.cache.classical import PrepareParams, write_images
@@ -28,6 +30,23 @@ from frost.scans.indexing import MaskParams, volumes_of
 SHAPE = (48, 44)  # y, x
 COILS = 4
 SCALE = 6e-4  # maximum of a target, about that of fastMRI
+
+
+# Hypothesis draws the same examples in every run, takes its time, and keeps nothing in the working tree.
+# `--hypothesis-profile default` draws others.
+settings.load_profile("ci")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """Torch's random numbers are those of the fixture's name, whatever was drawn before it in this process."""
+    torch.manual_seed(zlib.crc32(fixturedef.argname.encode()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """And of the test's: which tests run in one process before it is a matter of time."""
+    torch.manual_seed(zlib.crc32(item.nodeid.encode()))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,9 +4,11 @@ import random
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -59,6 +61,13 @@ def children(process):
 def is_worker(process):
     """Whether multiprocessing started it to work, not to count semaphores."""
     return "spawn_main" in " ".join(command_of(process))
+
+
+def folder_for_all(prefix):
+    """A new one that other users may enter: TMPDIR may be this user's alone."""
+    places = map(Path, (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"))
+    place = next(one for one in places if all(path.stat().st_mode & 0o001 for path in (one, *one.parents)))
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=place))
 
 
 def free_port():

@@ -47,6 +47,7 @@ from frost.scans.volumes import write_index
 from frost.training.state import read_state, write_state
 from tests.conftest import write_fastmri_tree
 from tests.paths import ROOT
+from tests.processes import PATIENCE
 
 CACHES = {"prepare": "data/images.zarr", "cache_varnet": "data/varnet.zarr"}
 VOLUMES, SLICES = (8, 2, 2), 4
@@ -195,7 +196,7 @@ class Run:
                 self.status = os.waitstatus_to_exitcode(done[1])
         return self.status is None
 
-    def wait(self, seconds: float = 300) -> int:
+    def wait(self, seconds: float = 2 * PATIENCE) -> int:
         end = time.monotonic() + seconds
         while self.alive():
             assert time.monotonic() < end, f"never ended:\n{self.log.read_text()}"

@@ -25,6 +25,7 @@ from frost.scans.reader import VolumeReader
 from tests.foreign import FAULTS, KINDS, MASK, OTHER, SAME, SIZE, Bench, draw, spoiled, there_and_back, tried, wrong
 from tests.indexes import index_of, params_of
 from tests.paths import ROOT, SHARED
+from tests.processes import PATIENCE
 
 REAL = SHARED / "real"
 
@@ -65,7 +66,7 @@ def test_one_or_two_things_wrong(bench):
     @given(st.integers(0, 10**6))
     def check(seed):
         kind, faults = draw(random.Random(seed))
-        what, bad = tried(bench, kind, faults)
+        what, bad = tried(bench, kind, faults, seconds=PATIENCE)
         assert bad is None, f"{kind}: {[fault.name for fault in faults]}: {what}: {bad}"
 
     check()

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -29,7 +28,7 @@ from frost.pipeline.processes.unfinished import is_left
 from frost.scans.volumes import SPLITS
 from frost.training.state import read_state, write_state
 from tests.paths import ROOT
-from tests.processes import until
+from tests.processes import alive, until
 
 BIN = Path(sys.executable).parent
 STAGES = ("simulate", "index", "prepare", "train_varnet", "cache_varnet", "train_rcan", "evaluate")
@@ -58,6 +57,7 @@ class Repository:
         own = {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
         own |= {"DVC_SITE_CACHE_DIR": str(self.folder.parent / "site"), "GIT_CONFIG_GLOBAL": os.devnull}
         own |= {"PYTHONPATH": str(ROOT / "tests" / "passes"), "VARNET_PASSES": str(self.folder.parent / "passes")}
+        own |= {f"DVC_{level}_CONFIG_DIR": str(self.folder.parent / level) for level in ("SYSTEM", "GLOBAL")}
         own |= {f"GIT_{who}_{what}": "frost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         return {name: value for name, value in os.environ.items() if not name.startswith(("FROST_", "PYTEST_"))} | own
 
@@ -336,13 +336,10 @@ def kill_in_training(repository):
         ["dvc", "repro"], cwd=repository.folder, env=repository.environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    end = time.monotonic() + 400
-    while not (states := list(trainings.glob("*/state"))):
-        assert time.monotonic() < end and run.poll() is None
-        time.sleep(0.01)
+    until(lambda: run.poll() is not None or any(trainings.glob("*/state")))
     os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    return states[0]
+    assert run.wait() == -signal.SIGKILL, "it was quicker"
+    return next(trainings.glob("*/state"))
 
 
 @pytest.mark.parametrize("stage", ["train_varnet", "train_rcan"])
@@ -400,11 +397,13 @@ def test_two_workers_of_a_queue(repository):
     for name, n in epochs.items():
         repository.run("dvc", "exp", "run", "--queue", "--name", name, "-S", f"train_rcan.fit.epochs={n}")
     repository.run("dvc", "queue", "start", "--jobs", "2")
-    end = time.monotonic() + 240
-    while "0 active, 0 idle" not in (status := repository.run("dvc", "queue", "status")):
-        assert time.monotonic() < end, status
-        time.sleep(1)
-    assert status.count("Success") == 2, status
+
+    def ended():
+        status = repository.run("dvc", "queue", "status")
+        assert "Failed" not in status, status
+        return status.count("Success") == 2 and "0 active, 0 idle" in status
+
+    until(ended)
     refs = repository.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
     for name, n in epochs.items():
         ran = stages_run(repository.run("dvc", "queue", "logs", name))
@@ -462,11 +461,11 @@ def test_an_experiment_that_the_queue_kills_leaves_no_process_and_keeps_its_epoc
     repository.run("dvc", "exp", "run", "--queue", "--name", "long", "-S", "train_rcan.fit.epochs=5000")
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # the worker would keep a pipe open
     subprocess.run(["dvc", "queue", "start"], cwd=repository.folder, env=repository.environment(), check=True, **silent)
-    until(lambda: any(trainings.glob("*/state")), 240)
+    until(lambda: any(trainings.glob("*/state")))
     started = [process for process in psutil.process_iter() if repository.folder in workplace(process).parents]
     assert started
     repository.run("dvc", "queue", *how)
-    until(lambda: not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in started), 60)
+    until(lambda: not alive(started))
     said = repository.run("dvc", "queue", "logs", "long")
     assert "train_rcan: epoch 1/5000" in said and "Traceback" not in said, said
     (state,) = trainings.glob("*/state")

@@ -9,11 +9,12 @@ import pytest
 
 from frost.cluster.requeue import AGAIN
 from tests.paths import ROOT
+from tests.processes import PATIENCE
 
 STAGE = """
 import os, signal, sys, time
 from pathlib import Path
-signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+signal.signal(signal.SIGTERM, lambda number, frame: os._exit(143))
 if "progress" in sys.argv:
     Path(os.environ["FROST_STORE"], "prepare", "ab").mkdir(parents=True)
 print("at work", flush=True)
@@ -61,7 +62,7 @@ def test_a_stopped_job_asks_to_begin_again(job, tmp_path, work, squeue, scontrol
     process = job(work, squeue, scontrol)
     assert process.stdout.readline() == "at work\n"
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == AGAIN and out == "143\n" and err.startswith(f"stopped by SIGTERM: {said}"), err
     assert err.count("\n") == 1
     assert (tmp_path / "asked").exists() == bool(asked) and (not asked or (tmp_path / "asked").read_text() == asked)
@@ -70,5 +71,5 @@ def test_a_stopped_job_asks_to_begin_again(job, tmp_path, work, squeue, scontrol
 @pytest.mark.parametrize("seconds, status", [("0", 0), ("x", 1)])
 def test_a_job_that_ends_by_itself_ends_as_its_command(job, tmp_path, seconds, status):
     process = job("progress", seconds=seconds)
-    process.communicate(timeout=120)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == status and not (tmp_path / "asked").exists()

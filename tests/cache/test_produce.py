@@ -1,13 +1,13 @@
 """Whole stages: the same bytes by any number of processes, whatever happens to them."""
 
+import io
 import os
 import signal
 import subprocess
+import sys
 import threading
-import time
 
 import numpy as np
-import psutil
 import pytest
 
 from frost.cache.entries import entry_key
@@ -16,7 +16,7 @@ from frost.cache.shards import open_split, write_volume
 from frost.cache.store import Store
 from frost.errors import InputError
 from tests.paths import ROOT
-from tests.processes import contents, leftovers, run, until
+from tests.processes import PATIENCE, alive, children, contents, leftovers, run, until
 
 
 @pytest.fixture
@@ -29,21 +29,31 @@ def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def test_a_second_run_of_a_stage_waits_and_names_the_first(store, tmp_path, capfd):
+def test_a_second_run_of_a_stage_waits_and_names_the_first(store, tmp_path, monkeypatch):
     code = """
+        import select
         with stage_lock(Store(Path(sys.argv[1])), "train_rcan"):
             print(flush=True)
-            sys.stdin.read()
+            select.select([sys.stdin], [], [], PATIENCE)
+            time.sleep(0.5)
+            Path(sys.argv[2]).touch()
     """
-    process = run("tests.cache.test_produce", code, store.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    words = ("tests.cache.test_produce", code, store.root, tmp_path / "done")
+    process = run(*words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     process.stdout.readline()
-    timer = threading.Timer(0.5, process.stdin.close)
-    timer.start()
+
+    class Told(io.StringIO):
+        def write(self, line):
+            process.stdin.close()  # the first has nothing more to wait for
+            return super().write(line)
+
+    monkeypatch.setattr("sys.stderr", Told())
     with stage_lock(store, "train_rcan"):  # the same folder, as `run` starts in the repository
-        assert process.wait(5) == 0
+        assert (tmp_path / "done").exists()
     said = f"train_rcan: waiting for process {process.pid}, which runs this stage here\n"
-    assert capfd.readouterr().err == said
+    assert sys.stderr.getvalue() == said
     process.stdout.close()
+    assert process.wait(PATIENCE) == 0
     with stage_lock(store, "train_rcan"), stage_lock(store, "evaluate"):
         pass
 
@@ -137,6 +147,7 @@ def make_die_once():
 
 
 def die(item, folder):
+    item.get("flag", folder).touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -157,7 +168,7 @@ def test_who_waits_for_another_run_computes_when_that_is_killed(store, tmp_path)
     code = """
         with Store(Path(sys.argv[1])).lock(sys.argv[2]):
             print(flush=True)
-            time.sleep(60)
+            time.sleep(600)
     """
     (task,) = tasks(0, 1)
     process = run("tests.cache.test_produce", code, store.root, entry_key("stage", task.facts), stdout=subprocess.PIPE)
@@ -185,44 +196,59 @@ def make_threads():
     return lambda item, folder: write_volume(folder, image(1, 1), 1, ("varnet",), {"threads": threads})
 
 
-def slow(item, folder):
-    time.sleep(0.25)
-    volume(item, folder)
+def make_one_before_the_flag():
+    """A process makes its first volume at once, and the second when the flag is there."""
+    made = []
 
+    def compute(item, folder):
+        until(lambda: not made or item["flag"].exists())
+        volume(item, folder)
+        made.append(item)
 
-def make_slow():
-    return slow
+    return compute
 
 
 def test_processes_end_with_the_one_that_started_them(store, tmp_path):
     code = """
-        produce_all(Store(Path(sys.argv[1])), "varnet", splits(Path(sys.argv[2])), make_slow, 2)
+        some = splits(Path(sys.argv[2]), flag=Path(sys.argv[3]))
+        produce_all(Store(Path(sys.argv[1])), "varnet", some, make_one_before_the_flag, 2)
     """
-    process = run("tests.cache.test_produce", code, store.root, tmp_path / "out", stderr=subprocess.DEVNULL)
+    words = (store.root, tmp_path / "out", tmp_path / "flag")
+    process = run("tests.cache.test_produce", code, *words, stderr=subprocess.DEVNULL)
     until(lambda: store.ls())
-    children = psutil.Process(process.pid).children(recursive=True)
+    started = children(process)
     process.kill()
     process.wait()
-    until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+    (tmp_path / "flag").touch()
+    until(lambda: not alive(started))
     assert 0 < len(store.ls()) < 7
     assert produce_all(store, "varnet", splits(tmp_path / "out"), make, 2) > 0
     produce_all(Store(tmp_path / "undisturbed"), "varnet", splits(tmp_path / "want"), make, 0)
     assert contents(tmp_path / "out") == contents(tmp_path / "want") and not leftovers(store)
 
 
+def make_after_the_flag():
+    def compute(item, folder):
+        until(item["flag"].exists)
+        volume(item, folder)
+
+    return compute
+
+
 def test_ranks_share_the_work_and_the_first_finishes_it(store, tmp_path):
-    """As torchrun starts them; the second is killed at its first volume."""
+    """As torchrun starts them; the second is killed at its first volume, before the others have ended theirs."""
     code = """
-        made = make_die if sys.argv[3] == "die" else make_slow
-        produce_all(Store(Path(sys.argv[1])), "varnet", splits(Path(sys.argv[2])), made, 0)
+        some = splits(Path(sys.argv[2]), flag=Path(sys.argv[3]))
+        made = make_die if sys.argv[4] == "die" else make_after_the_flag
+        produce_all(Store(Path(sys.argv[1])), "varnet", some, made, 0)
     """
     ranks = [
         run(
-            "tests.cache.test_produce", code, store.root, tmp_path / "out", how,
+            "tests.cache.test_produce", code, store.root, tmp_path / "out", tmp_path / "flag", how,
             env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "3"}, stderr=subprocess.DEVNULL,
         )
         for rank, how in enumerate(("work", "die", "work"))
     ]  # fmt: skip
-    assert [rank.wait(60) for rank in ranks] == [0, -signal.SIGKILL, 0]
+    assert [rank.wait(PATIENCE) for rank in ranks] == [0, -signal.SIGKILL, 0]
     produce_all(Store(tmp_path / "undisturbed"), "varnet", splits(tmp_path / "want"), make, 0)
     assert contents(tmp_path / "out") == contents(tmp_path / "want") and not leftovers(store)

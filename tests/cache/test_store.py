@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import subprocess
-import tempfile
 import time
 from functools import partial
 from multiprocessing import get_context
@@ -19,7 +18,7 @@ from frost.cache.entries import MANIFEST, entry_key
 from frost.cache.store import Store
 from frost.errors import InputError
 from tests.paths import ROOT
-from tests.processes import contents, leftovers, run
+from tests.processes import contents, folder_for_all, leftovers, run
 
 FACTS = {"volume": {"identity": "ab", "mask": {"seed": [1, 2]}}, "params": {"regularisation": 1e-4}}
 KEY = entry_key("varnet", FACTS)
@@ -351,7 +350,7 @@ def test_a_full_disk(store):
 @pytest.fixture
 def closed():
     """A store that this process may read but not write."""
-    root = Path(tempfile.mkdtemp(prefix="frost-closed-"))  # whose parents others may enter
+    root = folder_for_all("frost-closed-")
     store = Store(root)
     store.produce("varnet", FACTS, write)
     for path in (root, *root.rglob("*")):

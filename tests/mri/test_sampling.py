@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frost.errors import InputError
@@ -75,6 +75,7 @@ def test_one_of_two_accelerations_is_drawn_as_by_fastmri(kind, name, acceleratio
 
 
 @pytest.mark.parametrize("kind", KINDS.values())
+@settings(deadline=None)
 @given(width=st.integers(100, 400), seed=st.integers(0, 2**32 - 1))
 def test_centre_is_measured_and_detected(kind, width, seed):
     drawn = record(kind, seed=seed, padding=(0, width))

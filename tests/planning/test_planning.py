@@ -29,6 +29,7 @@ from frost.training.fit import FitParams
 from frost.training.stage_one import facts
 from tests.indexes import index_of
 from tests.paths import ROOT
+from tests.processes import PATIENCE
 
 YAML_OF = YAML(typ="safe")
 SIMULATED = "data/simulated"
@@ -228,7 +229,8 @@ def small(tmp_path, index, monkeypatch):
     return lines
 
 
-def test_each_stage_that_runs_has_a_time_by_a_probe_of_the_scans(small, index, tmp_path_factory):
+def test_each_stage_that_runs_has_a_time_by_a_probe_of_the_scans(small, index, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr("frost.planning.probes.LIMIT", PATIENCE)
     source = next(
         path for path in tmp_path_factory.getbasetemp().glob("scans*") if (path / index["val"][0].file).exists()
     )

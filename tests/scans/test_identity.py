@@ -1,6 +1,7 @@
 """Digests of scans: any byte counts, and unchanged files are read once."""
 
 import hashlib
+import json
 import os
 import shutil
 
@@ -70,7 +71,11 @@ def test_memo_spares_reading_unchanged_files_and_nothing_else(tmp_path, write_fa
     assert [p.name for p in memo.parent.iterdir()] == ["memo.json"]
 
 
-def test_memo_forgets_files_written_this_moment(tmp_path, write_fastmri_tree):
+def test_memo_forgets_files_written_this_moment(tmp_path, write_fastmri_tree, monkeypatch):
     source, memo = write_fastmri_tree(tmp_path / "s", prefix="", test_target=True), tmp_path / "memo.json"
-    index_of(source, memo=memo)
-    assert memo.read_text() == "{}"
+    for file in source.glob("*/*.h5"):
+        os.utime(file, (10**9, 10**9))
+    for seconds, n_kept in ((1, 0), (3, 7)):
+        monkeypatch.setattr("frost.scans.identity.time.time_ns", lambda now=10**9 + seconds: now * 10**9)
+        index_of(source, memo=memo)
+        assert len(json.loads(memo.read_text())) == n_kept

@@ -18,11 +18,12 @@ import torch
 from frost.errors import InputError
 from frost.networks.image.rcan import RCAN, RCANParams
 from frost.reconstruction.live import is_slice_by_slice, load_models, new_masks, reconstruct_folder
+from frost.serving import session
 from frost.serving.protocol import PIECE, BoundedReader
 from frost.serving.server import Limits, Server
 from frost.serving.session import Settings
 from tests.paths import ROOT
-from tests.processes import until
+from tests.processes import PATIENCE, until
 from tests.scans import mrd
 
 with warnings.catch_warnings():  # its import changes the filters
@@ -73,14 +74,19 @@ def serve(models):
 
 
 def connect(server):
-    return socket.create_connection(("127.0.0.1", getattr(server, "port", server)), timeout=60)
+    return socket.create_connection(("127.0.0.1", getattr(server, "port", server)), timeout=PATIENCE)
 
 
 def logged(server, n=1):
     """The lines of its log, once there are as many as are due: a client has its answer a moment before."""
-    until(lambda: len(server.lines) >= n, 60)
+    until(lambda: len(server.lines) >= n)
     assert len(server.lines) == n, server.lines
     return server.lines
+
+
+def connections():
+    """Threads of any server that serve or read one."""
+    return [one for one in threading.enumerate() if re.search("process_request_thread|_fill", one.name)]
 
 
 # ---- scans
@@ -240,7 +246,7 @@ def test_many_scans_in_a_row(models, serve, scan, tmp_path):
         expected = reconstructed(models, tmp_path, f"scan{k}", text, lines)
         check_same(images_of(exchange(server, f"scan{k}", text, lines)), expected)
     assert not any("error" in line for line in logged(server, N_SCANS))
-    assert threading.active_count() < 12
+    until(lambda: not connections())
 
 
 def test_two_clients_at_once_get_each_their_own(models, serve, scan, tmp_path):
@@ -331,9 +337,15 @@ def test_a_fault_is_one_line_in_the_log_and_the_server_lives(models, serve, scan
     assert len(images_of(exchange(server, "after", text, lines))) == 1
 
 
-def test_a_client_that_goes_away_in_the_middle_or_before_its_images(models, serve, scan):
+def test_a_client_that_goes_away_in_the_middle_or_before_its_images(models, serve, scan, monkeypatch):
     text, lines = scan()
-    server = serve()
+    server, gone, reconstructed = serve(), threading.Event(), session.reconstructed
+
+    def after_it_has_gone(*arguments, **more):
+        gone.wait(PATIENCE)
+        return reconstructed(*arguments, **more)
+
+    monkeypatch.setattr(session, "reconstructed", after_it_has_gone)
     for part in (lines[:10], lines):
         with connect(server) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
@@ -342,6 +354,7 @@ def test_a_client_that_goes_away_in_the_middle_or_before_its_images(models, serv
                 connection.sendall(struct.pack("<H", ACQUISITION) + line.to_bytes())
             if part is lines:
                 connection.sendall(struct.pack("<H", CLOSE))
+    gone.set()
     assert all("the client went away" in line for line in logged(server, 2)), server.lines
     assert len(images_of(exchange(server, "after", text, lines))) == 3
 
@@ -450,8 +463,9 @@ def test_the_command_serves_and_ends_in_one_line(workspace, scan, tmp_path, mode
         assert len(images_of(exchange(port, "knee", text, lines))) == 1
         with connect(port) as left_open:
             left_open.sendall(b"\1")
+            rest = [server.stderr.readline()]  # a client has its answer a moment before
             server.send_signal(number)
-            rest = server.communicate(timeout=60)[1].splitlines()
+            rest += server.communicate(timeout=PATIENCE)[1].splitlines()
     finally:
         server.kill()
         server.wait()

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from frost.training.fit import FitParams, LoaderParams, fit, learning_rate
 from frost.training.losses import LossParams, ssim
 from frost.training.state import read_state
 from tests.paths import ROOT
+from tests.processes import free_port
 
 FIT = FitParams(
     seed=0, epochs=6, shuffle=True, batch_size=2, accumulate=1, optimizer="adam", learning_rate=1e-2, weight_decay=0.0,
@@ -148,9 +148,10 @@ def undisturbed_and_killed(kind, folder):
         pid = fork(lambda: one_training(kind, state, result))
         time.sleep(draw.uniform(0.0, duration / 4))
         os.kill(pid, signal.SIGKILL)
-        if ended(pid) == 0:  # it was quicker: nothing is left to kill, so the ten go on with a new one
+        if ended(pid) == 0:  # it was quicker: nothing is left to kill, so the ten go on with a new one, each sooner
             state.unlink()
             epochs.clear()
+            duration *= 0.8
         else:
             epochs.append(len(torch.load(state, weights_only=True)["history"]) if state.exists() else 0)
     assert ended(fork(lambda: one_training(kind, state, result))) == 0
@@ -165,12 +166,6 @@ def one_and_two_processes(folder):
         for rank in ("0", "1")
     ]
     assert [ended(pid) for pid in processes] == [0, 0]
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 
 from frost.errors import InputError
 from frost.pipeline.launch import LONGEST, run, spread_over_processes, summary, use_short_sockets
+from frost.pipeline.processes.ending import SIGNALS
 from frost.pipeline.processes.ranks import LAUNCHER
 from tests.paths import ROOT
 from tests.processes import alive, children, until
@@ -74,19 +75,20 @@ def test_a_stage_ends_when_the_one_behind_its_shell_and_launcher_is_killed(tmp_p
 
 @pytest.mark.parametrize("code", [-signal.SIGKILL, 128 + signal.SIGKILL])
 def test_a_rank_that_was_killed_is_told_by_the_launcher(monkeypatch, capsys, code):
-    """Nobody else can: it had no time to print a line, and torchrun ends the others."""
+    """Nobody else can: it had no time to print a line, and torchrun ends the others. No signal disturbs it then."""
+    handlers = {}
 
     def launch(words):
         failed = ProcessFailure(local_rank=1, pid=7, exitcode=code, error_file="none")
         raise ChildFailedError("stage", {1: failed})
 
     monkeypatch.setattr("torch.distributed.run.run", launch)
-    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    monkeypatch.setattr("signal.signal", handlers.__setitem__)
     monkeypatch.setenv(LAUNCHER, "")
     monkeypatch.setenv("PET_NPROC_PER_NODE", "2")
     with pytest.raises(SystemExit) as ended:
         spread_over_processes("prepare")
-    assert ended.value.code == 1
+    assert ended.value.code == 1 and handlers == dict.fromkeys(SIGNALS, signal.SIG_IGN)
     assert capsys.readouterr().err.startswith("error: rank 1 was killed by SIGKILL; was there too little memory?")
 
 

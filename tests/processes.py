@@ -14,7 +14,7 @@ import psutil
 
 from tests.paths import ROOT
 
-PATIENCE = 300  # seconds for what takes a moment on an idle machine: a limit is for what would never end
+PATIENCE = 900  # seconds for what takes a moment on an idle machine: a limit is for what would never end
 
 
 def contents(folder):
@@ -25,7 +25,7 @@ def leftovers(store):
     return list((store.root / "tmp").glob("*"))
 
 
-def until(condition, seconds=PATIENCE, pause=0.02):
+def until(condition, seconds=PATIENCE, pause=0.05):
     """Wait until it gives something true, and give that."""
     end = time.monotonic() + seconds
     while not (result := condition()):

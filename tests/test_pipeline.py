@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -336,8 +337,11 @@ def kill_in_training(repository):
         ["dvc", "repro"], cwd=repository.folder, env=repository.environment(),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    until(lambda: run.poll() is not None or any(trainings.glob("*/state")))
-    os.killpg(run.pid, signal.SIGKILL)
+    try:
+        until(lambda: run.poll() is not None or any(trainings.glob("*/state")))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL, "it was quicker"
     return next(trainings.glob("*/state"))
 

@@ -242,7 +242,7 @@ def store_gc(
 
     if older_than is None and not unneeded:
         raise InputError("store gc: --older-than 30d or --unneeded says what may go")
-    if older_than is not None and not (older_than.endswith("d") and older_than[:-1].isdigit()):
+    if older_than is not None and not (older_than.endswith("d") and older_than[:-1].isdecimal()):
         raise InputError(f"--older-than: a number of days such as 30d is needed, not {older_than!r}")
     store = Store(store_root())
     records = store.unused(86400 * int(older_than[:-1])) if older_than else store.ls()

@@ -212,6 +212,8 @@ def test_a_fault_of_the_last_stage_ends_the_first_and_a_line_an_epoch_tells_of_a
     said = repository.run("dvc", "repro")
     assert list(stages_run(said)) == ["index", "train_rcan", "evaluate"]
     assert "\nplan: train_rcan: rcan of varnet grappa, " in said and "; is in the store\n" in said
+    for stage in ("train_rcan", "evaluate"):  # those that run
+        assert re.search(rf"^plan: {stage}: .*; about \d+ s, \d+ MB a process, by a probe", said, re.MULTILINE), said
     epochs = re.findall(r"^train_rcan: epoch (\d)/2, loss 0\.\d{4}, val SSIM ", said, re.MULTILINE)
     assert epochs == ["1", "2"]
     assert "plan:" not in repository.run("dvc", "repro")  # checked already

@@ -35,12 +35,13 @@ from frost.planning.estimates import (
     unknown_to,
 )
 from frost.planning.probes import (
-    cache_seconds,
-    evaluate_seconds,
+    Probe,
+    cache_probe,
+    evaluate_probe,
     filled,
-    prepare_seconds,
+    prepare_probe,
     rounded,
-    training_seconds,
+    training_probe,
 )
 from frost.planning.sections import ProjectParams
 from frost.scans.volumes import SPLITS, Volume
@@ -56,8 +57,8 @@ def plan_lines(
 ) -> Iterator[str]:
     """What `dvc repro` will do. All sections are right, and fit these scans.
 
-    source: the folder of the scans; with it the time of each stage is measured on a step or slice. frozen: whether
-    `dvc freeze` keeps train_varnet from running.
+    source: the folder of the scans; with it time and memory of each stage are measured on a step or slice. frozen:
+    whether `dvc freeze` keeps train_varnet from running.
     """
     everyone = [volume for split in SPLITS for volume in index[split]]
     for split in SPLITS:
@@ -100,7 +101,7 @@ def _prepare(params: ProjectParams, everyone: Sequence[Volume], store: Store, so
     if not left:
         return are_linked("prepare", IMAGES, everyone, keys, store), f"prepare: all of {_count(everyone)} in the store"
     disk = f"disk {_gigabytes(cache_bytes(left, params.prepare))}"
-    time = _time(prepare_seconds(source, left, params.prepare) if source else None, source)
+    time = _time(prepare_probe(source, left, params.prepare) if source else None, source)
     return False, f"prepare: {_count(left)} to make, {len(everyone) - len(left)} volumes in the store; {disk}{time}"
 
 
@@ -129,8 +130,8 @@ def _stage_one(
     time = ""
     if state.startswith("starts") and source:
         n_val = sum(volume.n_slices for volume in _scored(index["val"]))
-        seconds = training_seconds(_weighted(params), filled(inputs), stage.fit, n_steps(shapes, stage.fit), n_val)
-        time = _time(None if seconds is None else seconds * stage.folds, source)
+        one = training_probe(_weighted(params), filled(inputs), stage.fit, n_steps(shapes, stage.fit), n_val)
+        time = _time(one and one._replace(seconds=one.seconds * stage.folds), source)
     return there, f"train_varnet: {name}, {_work(numbers, shapes, stage.fit)}{folds}{time}{state and '; ' + state}"
 
 
@@ -143,7 +144,7 @@ def _cache(
     if folder := params.cache_varnet.import_:
         return False, f"cache_varnet: images of {folder}, {_count(everyone)}, those that the store has not; {at_most}"
     if network is None:
-        time = _time(_cache_seconds(params, everyone, source), source)
+        time = _time(_cache_probe(params, everyone, source), source)
         words = "by a network that is not there yet, all of"
         return False, f"cache_varnet: one pass over each slice, {words} {_count(everyone)}; {at_most}{time}"
     keys = cache_keys(network, everyone)
@@ -152,7 +153,7 @@ def _cache(
         return are_linked(
             "cache_varnet", VARNET, everyone, keys, store
         ), f"cache_varnet: all of {_count(everyone)} in the store"
-    time = _time(_cache_seconds(params, left, source), source)
+    time = _time(_cache_probe(params, left, source), source)
     disk = f"disk {_gigabytes(cache_bytes(left))}"
     return (
         False,
@@ -160,8 +161,8 @@ def _cache(
     )
 
 
-def _cache_seconds(params: ProjectParams, volumes: Sequence[Volume], source: Path | None) -> float | None:
-    return cache_seconds(source, volumes, _weighted(params)) if source else None
+def _cache_probe(params: ProjectParams, volumes: Sequence[Volume], source: Path | None) -> Probe | None:
+    return cache_probe(source, volumes, _weighted(params)) if source else None
 
 
 def _weighted(params: ProjectParams) -> nn.Module:
@@ -184,7 +185,7 @@ def _stage_two(params: ProjectParams, index: Index, store: Store, source: Path |
     if source and state in ("", "starts"):
         fresh = build(IMAGE_NETWORKS, stage.network, len(stage.inputs))
         n_val = sum(volume.n_slices for volume in _scored(index["val"]))
-        time = _time(training_seconds(fresh, filled(inputs), stage.fit, n_steps(shapes, stage.fit), n_val), source)
+        time = _time(training_probe(fresh, filled(inputs), stage.fit, n_steps(shapes, stage.fit), n_val), source)
     work = _work(numbers, shapes, stage.fit)
     if not state:
         state = "its state is known once the caches are in place"
@@ -205,19 +206,21 @@ def _evaluate(params: ProjectParams, index: Index, source: Path | None) -> str:
     n_weighed = round(n_val * min(1, ENOUGH_VOLUMES / max(1, len(_scored(index["val"])))))
     network = build(IMAGE_NETWORKS, params.train_rcan.network, len(params.train_rcan.inputs))
     (inputs,) = filled(image_inputs(shown, 1, len(params.train_rcan.inputs)))
-    seconds = evaluate_seconds(network, params.evaluate, inputs, n_scored, n_weighed, min(n_train, FIT_SLICES))
-    return line + _time(seconds, source)
+    one = evaluate_probe(network, params.evaluate, inputs, n_scored, n_weighed, min(n_train, FIT_SLICES))
+    return line + _time(one, source)
 
 
 def _scored(volumes: Sequence[Volume]) -> list[Volume]:
     return [volume for volume in volumes if volume.target != "none"]
 
 
-def _time(seconds: float | None, source: Path | None) -> str:
-    """The time of a stage in words; nothing where it was not to be measured."""
+def _time(probe: Probe | None, source: Path | None) -> str:
+    """Time and memory of a stage in words; nothing where they were not to be measured."""
     if source is None:
         return ""
-    return "; time unknown" if seconds is None else f"; about {duration(rounded(seconds))}, by a probe"
+    if probe is None:
+        return "; time unknown"
+    return f"; about {duration(rounded(probe.seconds))}, {_gigabytes(probe.memory)} a process, by a probe"
 
 
 def _work(numbers: Size, shapes: Sequence[tuple[int, ...]], fit: FitParams) -> str:

@@ -1,4 +1,4 @@
-"""How long a stage will take: one step or slice of it, run now on this machine, times the number of them.
+"""Time and memory of a stage: one step or slice of it, run now on this machine, times the number of them.
 
 On a CPU with one thread that is the time without what other programs do meanwhile. A probe that takes longer than
 `LIMIT` is given up: then the time is not known, which is better than a wrong one.
@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from frost.cache.classical import PrepareParams, classical_images
+from frost.cache.classical import PrepareParams, classical_channels, classical_images
 from frost.cache.frozen import network_images, own_device
 from frost.errors import InputError
 from frost.evaluation.bound import SIGNALS, signal_rows
@@ -27,6 +28,8 @@ from frost.evaluation.scores import ssim_maps
 from frost.evaluation.summaries import slice_rows, volume_rows
 from frost.mri.coils import over_coils
 from frost.networks.common.ensemble import self_ensemble
+from frost.pipeline.progress import peak_memory
+from frost.planning.estimates import cache_bytes
 from frost.scans.reader import VolumeReader
 from frost.scans.volumes import Volume
 from frost.training.fit import FitParams
@@ -34,6 +37,7 @@ from frost.training.losses import reconstruction_loss
 
 LIMIT = 20.0  # seconds of one probe
 FORWARD = 1 / 3  # of a training step, as the backward pass costs about twice the forward one
+COPIES = 3  # of a volume in memory when it is written
 PICTURES = 5.0  # seconds of those of `evaluate`, which show a few slices, however many there are
 
 
@@ -41,30 +45,38 @@ class TooLongError(Exception):
     """A probe that was given up."""
 
 
-def prepare_seconds(source: Path, volumes: Sequence[Volume], params: PrepareParams) -> float | None:
-    """Seconds in which stage `prepare` makes the images of these volumes, one process of one thread a core."""
+class Probe(NamedTuple):
+    """What a stage takes: seconds, and the most memory of a process, bytes; where it computes on a GPU that GPU's."""
+
+    seconds: float
+    memory: int
+
+
+def prepare_probe(source: Path, volumes: Sequence[Volume], params: PrepareParams) -> Probe | None:
+    """Stage `prepare` makes the images of these volumes, one process of one thread a core."""
 
     def one_slice(reader: VolumeReader) -> None:
         next(classical_images(reader, params))
 
-    return _over_volumes(source, volumes, one_slice, processes=_cores())
+    n_channels = max((len(classical_channels(volume, params)) for volume in volumes), default=0)
+    return _over_volumes(source, volumes, one_slice, _cores(), n_channels)
 
 
-def cache_seconds(source: Path, volumes: Sequence[Volume], network: nn.Module) -> float | None:
-    """Seconds in which a network, with weights, is run over every slice of these volumes."""
+def cache_probe(source: Path, volumes: Sequence[Volume], network: nn.Module) -> Probe | None:
+    """A network, with weights, is run over every slice of these volumes."""
     device = own_device()
     network = network.to(device).eval().requires_grad_(False)
 
     def one_slice(reader: VolumeReader) -> None:
         next(network_images(reader, network, device, [0]))
 
-    return _over_volumes(source, volumes, one_slice, processes=_cores() if device.type == "cpu" else 1)
+    return _over_volumes(source, volumes, one_slice, _cores() if device.type == "cpu" else 1, 1)
 
 
-def training_seconds(
+def training_probe(
     network: nn.Module, inputs: Sequence[Tensor], fit: FitParams, n_steps: int, n_val: int
-) -> float | None:
-    """Seconds of a training in one process: `n_steps` steps and `n_val` validation slices an epoch.
+) -> Probe | None:
+    """A training in one process: `n_steps` steps and `n_val` validation slices an epoch.
 
     network: with weights; inputs: a batch of the largest slices, on the device.
     """
@@ -81,17 +93,17 @@ def training_seconds(
         optimizer.step()
         optimizer.zero_grad()
 
-    seconds = _timed(step)
-    if seconds is None:
+    one = _timed(step)
+    if one is None:
         return None
     validation = n_val / len(inputs[0]) * FORWARD
-    return fit.epochs * seconds * (n_steps + validation)
+    return one._replace(seconds=fit.epochs * one.seconds * (n_steps + validation))
 
 
-def evaluate_seconds(
+def evaluate_probe(
     network: nn.Module, params: EvaluateParams, inputs: Tensor, n_scored: int, n_weighed: int, n_fitted: int
-) -> float | None:
-    """Seconds of stage `evaluate` in one process.
+) -> Probe | None:
+    """Stage `evaluate` in one process; its memory without the volume that it holds.
 
     network: of stage 2, with weights; inputs: (1, channel, y, x), the largest slice. Numbers of slices: of validation
     and test, of those that choose the blend's weight, of those that the bound is fitted on.
@@ -116,8 +128,9 @@ def evaluate_seconds(
     image, score, ssim = _timed(one_image), _timed(scores), _timed(one_ssim)
     if image is None or score is None or ssim is None:
         return None
-    fitting = n_fitted * (image + len(SIGNALS) * ssim)
-    return n_scored * (image + score) + n_weighed * (BLEND_STEPS + 1) * ssim + fitting + PICTURES
+    seconds = n_scored * (image.seconds + score.seconds) + n_fitted * (image.seconds + len(SIGNALS) * ssim.seconds)
+    seconds += n_weighed * (BLEND_STEPS + 1) * ssim.seconds + PICTURES
+    return Probe(seconds, max(image.memory, score.memory))
 
 
 def filled(inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -137,19 +150,28 @@ def filled(inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _over_volumes(
-    source: Path, volumes: Sequence[Volume], one_slice: Callable[[VolumeReader], None], processes: int
-) -> float | None:
-    """The time of one slice of the largest volume, for all by their samples of k-space, spread over processes."""
+    source: Path,
+    volumes: Sequence[Volume],
+    one_slice: Callable[[VolumeReader], None],
+    processes: int,
+    n_channels: int,
+) -> Probe | None:
+    """The time of one slice of the largest volume, for all by their samples of k-space, spread over processes.
+
+    To its memory come the `COPIES` of a volume that are there when it is written.
+    """
     if not volumes:
-        return 0.0
+        return Probe(0.0, 0)
     largest = max(volumes, key=_samples)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with suppress(InputError), VolumeReader(source, largest) as reader:
-            seconds = _timed(lambda: one_slice(reader))
+            if (one := _timed(lambda: one_slice(reader))) is None:
+                return None
             slices = sum(_samples(volume) * volume.n_slices for volume in volumes) / _samples(largest)
-            return None if seconds is None else seconds * slices / min(processes, len(volumes))
+            held = 0 if own_device().type == "cuda" else COPIES * n_channels * cache_bytes([largest])
+            return Probe(one.seconds * slices / min(processes, len(volumes)), one.memory + held)
     finally:
         torch.set_num_threads(threads)
     return None  # its file is not there, or is damaged: an error of the stage
@@ -159,14 +181,24 @@ def _samples(volume: Volume) -> int:
     return volume.n_coils * volume.height * volume.width
 
 
-def _timed(action: Callable[[], None]) -> float | None:
-    """Seconds of an action, the second time unless the first takes long; None where it takes too long, or fails."""
+def _timed(action: Callable[[], None]) -> Probe | None:
+    """An action, the second time unless the first takes long; None where it takes too long, or fails."""
+    _forget_peak()
     try:
         with _limited():
             first = _seconds(action)
-            return first if first > LIMIT / 4 else min(_seconds(action) for _ in range(2))
-    except (TooLongError, RuntimeError):  # too little memory: an error of the training
+            seconds = first if first > LIMIT / 4 else min(_seconds(action) for _ in range(2))
+    except Exception:  # too little memory, or a fault of a network: an error of the stage, not of the plan
         return None
+    return Probe(seconds, torch.cuda.max_memory_allocated() if own_device().type == "cuda" else peak_memory())
+
+
+def _forget_peak() -> None:
+    """Let the peak of memory begin with what is held now; where the system cannot, it is that of earlier probes too."""
+    if own_device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _seconds(action: Callable[[], None]) -> float:

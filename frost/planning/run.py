@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from frost.errors import InputError
 from frost.pipeline.checking import GO_ON
 from frost.pipeline.places import store_root
+from frost.pipeline.processes.executor import executor
 from frost.scans.volumes import SPLITS, Split, Volume, read_index
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def show_plan() -> None:
     project, faults = _checked_params()
     params = project.index
     if params and Path(params.source).is_dir():
-        _show(project, build_index(params, store_root() / "identities.json"), faults, Path(params.source))
+        _show(project, build_index(params, store_root() / "identities.json"), faults)
     elif faults:
         sys.exit(1)
     elif params:
@@ -71,12 +72,10 @@ def _checked_params() -> "tuple[ProjectParams, list[str]]":
     return project, faults
 
 
-def _show(
-    project: "ProjectParams", index: Mapping[Split, Sequence[Volume]], faults: Sequence[str], source: Path | None = None
-) -> None:
+def _show(project: "ProjectParams", index: Mapping[Split, Sequence[Volume]], faults: Sequence[str]) -> None:
     """The plan by an index; or what is wrong with it, beside the faults that were written already, and exit status 1.
 
-    With `source`, the folder of the scans, the time of each stage is measured, which takes seconds.
+    Where the stages compute on this machine, the time of each is measured, which takes seconds.
     """
     from frost.cache.store import Store
     from frost.planning.agreement import with_scans
@@ -87,6 +86,7 @@ def _show(
     _tell(more)
     if faults or more:
         sys.exit(1)
+    source = Path(project.index.source) if project.index and executor() is None else None
     for line in plan_lines(project, index, Store(store_root()), source, is_frozen(PIPELINE, "train_varnet")):
         sys.stdout.write(f"plan: {line}\n")
         sys.stdout.flush()

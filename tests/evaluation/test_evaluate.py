@@ -12,9 +12,11 @@ from skimage.metrics import structural_similarity
 
 from frost.cache.pairs import PairDataset
 from frost.errors import InputError
+from frost.evaluation.bound import rows_of
 from frost.evaluation.cases import IMAGES, Case, EvaluateParams, best_blend, blended
 from frost.evaluation.disagreement import MOST, calibration, one_pixel_in, rank_correlation
 from frost.evaluation.evaluate import evaluate
+from frost.evaluation.figures.evaluation import draw
 from frost.evaluation.official.leaderboard import Leaderboard
 from frost.evaluation.official.pooling import summarise
 from frost.evaluation.official.presets import PRESETS, score_volume
@@ -22,6 +24,7 @@ from frost.evaluation.scores import SLICE_SCORES, fastmri_scores
 from frost.evaluation.summaries import group_rows, headline, mean_rows, nested_means, summary
 from frost.evaluation.tables import read_table, write_table
 from frost.reconstruction.live import load_models
+from frost.training.trained import write_curves
 
 CPU = torch.device("cpu")
 FACTS = {"name": "a", "file": "a.h5", "patient": "p", "acquisition": "AXT2", "acceleration": 4.0, "maximum": 1e-3}
@@ -318,7 +321,10 @@ def test_a_volume_without_foreground_is_named_where_others_have_one(workspace):
 
 
 def test_two_processes_find_what_one_does(workspace, result, tmp_path):
-    """By gloo, as under torchrun; each keeps its share of the volumes, and both return everything."""
+    """By gloo, as under torchrun; each keeps its share of the volumes, and both return everything; all is drawn."""
+    network = load_models(workspace.root / "models", CPU).rcan
+    training = rows_of("train", workspace.pairs("train"), network, params(), CPU, 3)
+    (tmp_path / "plots").mkdir()
     context = multiprocessing.get_context("spawn")
     ranks = [context.Process(target=_rank, args=(workspace, rank, tmp_path)) for rank in range(2)]
     for process in ranks:
@@ -326,21 +332,29 @@ def test_two_processes_find_what_one_does(workspace, result, tmp_path):
     for process in ranks:
         process.join()
     for rank in range(2):
-        found, kept = pickle.loads((tmp_path / str(rank)).read_bytes())
-        assert repr(found) == repr(result)
+        found, kept, rows = pickle.loads((tmp_path / str(rank)).read_bytes())
+        assert repr(found) == repr(result) and rows == training and len(rows) == 4
         assert kept == [("val", f"file100{2 + rank}"), ("test", f"file100{4 + rank}")]
+    assert {path.stem for path in (tmp_path / "plots").iterdir()} == {
+        "montage", "worst", "ssim", "ssim_by_slice", "training"
+    }  # fmt: skip
 
 
 def _rank(workspace, rank, folder):
     file = f"file://{folder / 'meeting'}"
     torch.distributed.init_process_group("gloo", init_method=file, rank=rank, world_size=2)
-    kept = []
+    kept, network = [], load_models(workspace.root / "models", CPU).rcan
+    splits = {split: workspace.pairs(split) for split in ("val", "test")}
     found = evaluate(
-        {split: workspace.pairs(split) for split in ("val", "test")}, load_models(workspace.root / "models", CPU).rcan,
-        params(presets=("fastmri", "snu2022", "snu2026")), CPU,
+        splits, network, params(presets=("fastmri", "snu2022", "snu2026")), CPU,
         lambda split, case: kept.append((split, case.facts["name"])),
     )  # fmt: skip
-    (folder / str(rank)).write_bytes(pickle.dumps((found, kept)))
+    rows = rows_of("train", workspace.pairs("train"), network, params(), CPU, 3)
+    (folder / str(rank)).write_bytes(pickle.dumps((found, kept, rows)))
+    row = {"epoch": 1, "loss": 0.5, "val_ssim": 0.9, "learning_rate": 1e-3, "skipped": 0}
+    for name in ("varnet", "rcan"):
+        write_curves(folder / f"curves{rank}" / f"{name}.tsv", [row])
+    draw(folder / "plots", found, splits, network, params(), CPU, folder / f"curves{rank}")
     torch.distributed.destroy_process_group()
 
 

@@ -1,5 +1,7 @@
 """Lines of progress: what they count, and that a terminal's bar takes their place."""
 
+import io
+
 import pytest
 
 from frost.pipeline import progress
@@ -49,6 +51,24 @@ def test_a_training_tells_where_it_goes_on_and_a_line_an_epoch(clock, capsys):
         "train_rcan: epoch 3/4, loss 0.1667, val SSIM 0.8000 (best 0.8000, epoch 1), learning rate 0.001, "
         "2 updates skipped, 2.0 slices/s, 60 s left, peak memory 2.00 GB",
     ]
+
+
+def test_a_terminals_bar_keeps_the_validation_ssim_beside_the_loss_of_the_steps(monkeypatch):
+    stream = io.StringIO()
+
+    class Bar(progress.tqdm):
+        def __init__(self, **how):
+            super().__init__(**how | {"disable": False, "file": stream, "ncols": 120})
+
+    monkeypatch.setattr(progress, "tqdm", Bar)
+    row = {"epoch": 1, "loss": 0.5, "val_ssim": 0.8123, "learning_rate": 1e-3, "skipped": 0}
+    lines = TrainingProgress("train_rcan", 2, n_slices=4, n_steps=2, shown=True)
+    with lines.begin("cpu", 1234, 10, [], 0) as bar:
+        lines.trained()
+        lines.epoch([row], 0, 1, bar)
+        bar.set_postfix(loss="0.4321")  # as a step of the next epoch does
+    last = stream.getvalue().split("\r")[-1]
+    assert "val SSIM 0.8123" in last and "loss=0.4321" in last
 
 
 @pytest.mark.parametrize(

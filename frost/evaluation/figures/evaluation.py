@@ -46,10 +46,10 @@ def draw(
         training_curves({one: read_curves(curves / f"{one}.tsv") for one in ("varnet", "rcan")}, file, name)
 
     pictures: dict[str, Callable[[Path], None]] = {  # in an order that gives two processes about the same work
-        "montage": lambda file: slices(file, choose_slices(rows, split), "zero_filled"),
         "ssim": lambda file: ssim_distribution(rows, file, split, name),
-        "worst": lambda file: slices(file, worst_slices(rows, split), "rcan"),
+        "montage": lambda file: slices(file, choose_slices(rows, split), "zero_filled"),
         "ssim_by_slice": lambda file: ssim_by_position(rows, file, split, name),
+        "worst": lambda file: slices(file, worst_slices(rows, split), "rcan"),
         "training": course,
     }
     spread(list(pictures), lambda picture: pictures[picture](folder / f"{picture}.png"))

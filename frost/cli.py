@@ -265,7 +265,7 @@ def store_gc(
 
 @store_app.command("adopt")
 def store_adopt() -> None:
-    """Take the caches of this workspace into the store: after `dvc pull`, a new volume then costs itself alone.
+    """Take caches and networks of this workspace into the store: after `dvc pull` nothing is made that is there.
 
     Every byte is read. What was made by other code, params, scans or versions of libraries is not taken.
     """

@@ -16,7 +16,7 @@ from frost.pipeline.places import store_root
 from frost.training.augment import augment
 from frost.training.fit import fit
 from frost.training.stage_two import WHERE, TrainRCANParams, cache_indexes, facts
-from frost.training.trained import deliver, finished, write_curves
+from frost.training.trained import deliver, finished, n_processes, write_curves
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> None:
         # With folds each training volume has a network of its own; new scans get the one that val got.
         made_by = train.made_by() | {"networks": val.made_by()["networks"]}
         made_by["scans"] = train.scan_ranges() | val.difference_ranges()
-        save_network(folder, params.network.name, network, sizes, inputs=params.inputs, made_by=made_by)
+        of_inputs = {"inputs": params.inputs, "made_by": made_by}
+        save_network(folder, params.network.name, network, sizes, **of_inputs, processes=n_processes())
         write_curves(folder / "curves.tsv", history)
 
     store = Store(store_root())

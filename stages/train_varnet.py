@@ -21,7 +21,7 @@ from frost.scans.volumes import Volume, read_index
 from frost.training.fit import History, fit
 from frost.training.scan_dataset import ScanDataset
 from frost.training.stage_one import TrainVarNetParams, beginning, facts
-from frost.training.trained import deliver, finished, write_curves
+from frost.training.trained import deliver, finished, n_processes, write_curves
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
                         require_unchanged(paths.source, volume)
                 if not isinstance(trained_on, str):
                     trained_on = trained_on + [training_record(volume) for volume in volumes]
-            save_network(folder, start.name, start.network, trained_on=trained_on)
+            save_network(folder, start.name, start.network, trained_on=trained_on, processes=n_processes())
             write_curves(folder / "curves.tsv", history)
 
         return finished(store, "train_varnet", facts(params, volumes, val), training)

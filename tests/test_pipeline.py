@@ -383,6 +383,9 @@ def test_push_here_pull_there(repository, tmp_path):
         ("prepare", "3"),
         ("cache_varnet", "3"),
     ]
+    assert "train_varnet: its network taken" in adopted and "train_rcan: its network taken" in adopted
+    plan = clone.frost("plan")
+    assert all(re.search(rf"^plan: {stage}: .*in the store$", plan, re.MULTILINE) for stage in STAGES[2:6]), plan
     assert "every byte" in clone.frost("verify")
     assert list(clone.repro()) == ["index"]
     assert clone.git("status", "--porcelain") == ""

@@ -27,7 +27,7 @@ def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable
     ignore. How many they are is part of the key: each has batches of its own, so an update is made of as many more.
     """
     process = PartialState(cpu=CPU)
-    facts = {**facts, "processes": process.num_processes}
+    facts = {**facts, "processes": n_processes()}
     key = entry_key(stage, facts)
     state = store.training(key) / "state"
     broadcast = _broadcaster(process)
@@ -47,6 +47,11 @@ def finished(store: Store, stage: str, facts: Mapping[str, Any], train: Callable
     if not computed:
         broadcast(False)
     return entry
+
+
+def n_processes() -> int:
+    """How many processes train together; it stands beside the weights, as another number gives other ones."""
+    return int(PartialState(cpu=CPU).num_processes)
 
 
 def _broadcaster(process: PartialState) -> Callable[[bool | None], bool]:

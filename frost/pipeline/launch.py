@@ -124,6 +124,10 @@ def run(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        if "torch" in sys.modules:
+            from frost.pipeline.processes.sharing import leave_group
+
+            leave_group()
     except InputError as error:
         fail(str(error).rstrip().splitlines()[-1].removeprefix("frost.errors.InputError: "))
     except RuntimeError as error:

@@ -39,6 +39,13 @@ def spread(items: Sequence[T], work: Callable[[T], R], progress: str | None = No
     return [parts[i % world][i // world] for i in range(len(items))]
 
 
+def leave_group() -> None:
+    """Take this process out of its group, if it is in one: Python ends badly around the threads of a live group."""
+    if torch.distributed.is_initialized():
+        _group.cache_clear()
+        torch.distributed.destroy_process_group()
+
+
 @cache
 def _group() -> Any:
     return torch.distributed.new_group(backend="gloo", timeout=PATIENCE)

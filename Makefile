@@ -43,6 +43,7 @@ weights: .venv/installed
 
 soak: .venv/installed
 	python -m tests.soak
+	python -m tests.soak --without-locks
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv

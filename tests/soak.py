@@ -6,7 +6,8 @@
 moments of work. `--commands` more are of real command lines: `dvc repro`, and torchrun with two ranks. Killed (-9) is
 the stage, one of its processes, all of them, one of several runs on the same keys, `dvc` or torchrun. The next run
 starts at once, while orphans may still be at work; it must end well, compute nothing that was finished, leave no
-temporary file of before, and its out must be byte for byte that of a run that nobody disturbed. The last line is JSON.
+temporary file of before, and its out must be byte for byte that of a run that nobody disturbed. The counts so far are
+told after every 20 kills; the last line is JSON.
 
 `--without-locks`: no lock excludes anyone, as between the hosts of many clusters, and in half of the cases each run
 takes itself for another host. Killed is also one of two runs in one workspace, and one of three that train one network.
@@ -227,7 +228,7 @@ class Soak:
 
     def __init__(self, work: Workspace, seed: int, without_locks: bool = False) -> None:
         self.work, self.draw, self.without_locks = work, random.Random(seed), without_locks
-        self.want, self.seconds = {}, {}
+        self.seed, self.want, self.seconds = seed, {}, {}
         self.counts: Counter[str] = Counter()
         for stage in CACHES:
             start = time.monotonic()
@@ -239,6 +240,10 @@ class Soak:
     @property
     def kills(self) -> int:
         return sum(self.counts[victim] for victim in (*VICTIMS, *WITHOUT_LOCKS, "dvc", "torchrun"))
+
+    def report(self) -> str:
+        """What was counted so far, as JSON."""
+        return json.dumps({"seed": self.seed, "kills": self.kills, **dict(sorted(self.counts.items()))})
 
     def kill_forked(self) -> None:
         """One kill, and the run after it."""
@@ -380,8 +385,8 @@ def main(argv: list[str] | None = None) -> None:
                 done = soak.kills
                 kill()
                 if soak.kills > done and soak.kills % 20 == 0:
-                    print(f"{soak.kills} kills, {time.monotonic() - start:.0f} s", flush=True)
-    print(json.dumps({"seed": given.seed, "kills": soak.kills, **dict(sorted(soak.counts.items()))}))
+                    print(f"{time.monotonic() - start:.0f} s: {soak.report()}", flush=True)
+    print(soak.report())
 
 
 if __name__ == "__main__":

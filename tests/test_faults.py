@@ -90,6 +90,34 @@ def test_runs_at_once_ask_the_network_for_each_slice_once_in_all(work, n):
     assert not work.store.damaged() and not list(work.store.root.glob("tmp/*"))
 
 
+@pytest.mark.parametrize("where", ["behind a symbolic link", "on another file system"])
+def test_a_store_elsewhere_is_filled_and_linked_or_copied_from(work, where):
+    """Copies have the same bytes, and a line says that they are copies."""
+    undisturbed = start(work, "prepare")
+    assert computed(undisturbed.communicate(timeout=120)[0]) == N_SLICES
+    want, link = work.digest("prepare"), work.folder / "link"
+    memory = Path("/dev/shm")
+    is_link = where == "behind a symbolic link"
+    if not is_link and not (memory.is_dir() and memory.stat().st_dev != work.folder.stat().st_dev):
+        pytest.skip("there is no other file system in /dev/shm")
+    with tempfile.TemporaryDirectory(dir=None if is_link else memory) as folder:
+        link.symlink_to(folder)
+        root = link / "store" if is_link else Path(folder) / "store"
+        work.environment["FROST_STORE"] = str(root)
+        copies = "" if is_link else f"copies instead of links: the store {root} is on another file system, .*\n"
+        for n_slices, line in ((N_SLICES, copies), (0, copies), (0, "")):  # in the end nothing is linked or copied
+            run = start(work, "prepare")
+            said, _ = run.communicate(timeout=120)
+            assert run.returncode == 0 and computed(said) == n_slices and re.fullmatch(line, faults(said)), said
+            assert work.digest("prepare") == want
+            inodes = {file.stat().st_ino for file in root.glob("prepare/??/*/c/**/*") if file.is_file()}
+            outs = [file for file in work.folder.joinpath(CACHES["prepare"]).glob("*/*/c/**/*") if file.is_file()]
+            assert len(outs) == sum(VOLUMES) and all((file.stat().st_ino in inodes) == is_link for file in outs)
+            if n_slices:
+                shutil.rmtree(work.folder / CACHES["prepare"])
+        assert not list(root.glob("tmp/*"))
+
+
 # The superuser may write everywhere, and nobody else may read where Python lies: all is loaded first.
 AS_NOBODY = """
 import os, sys

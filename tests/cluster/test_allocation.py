@@ -1,5 +1,6 @@
 """`dvc repro` in a job of two nodes: the bytes of a run without Slurm, whatever dies, and however often time ends."""
 
+import os
 import re
 import shlex
 import shutil
@@ -11,10 +12,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from frost.pipeline.processes.allocation import spread_over_nodes
-from tests.cluster.slurm import NODES
+from tests.cluster.slurm import NODES, until
 from tests.paths import ROOT
-from tests.processes import until
-from tests.test_pipeline import Repository, new_repository
+from tests.test_pipeline import BIN, Repository, new_repository
 
 SPREAD = ("prepare", "train_varnet", "cache_varnet", "train_rcan")
 OUTS = ("data/images.zarr", "data/varnet.zarr", "data/reconstructions", "models", "metrics/curves", "metrics/tables")
@@ -57,8 +57,7 @@ class Job:
     def runs(self):
         """Whether it runs, or has ended. Slurm lets a job that is queued again wait for two minutes; not here."""
         if (state := self.fact("JobState")) == "PENDING":
-            with suppress(subprocess.CalledProcessError):  # it has just begun
-                self.slurm.run("scontrol", "update", f"JobId={self.number}", "StartTime=now")
+            self.slurm.begin_now(self.number)
         return state not in ("PENDING", "COMPLETING")
 
     def step(self):
@@ -196,6 +195,36 @@ def test_a_time_limit_a_killed_step_and_a_dead_node_lose_nothing(slurm, alone, f
     status, said = job.end()
     assert status == 0, said
     assert all(fresh.digest(out) == alone.digest(out) for out in OUTS)
+
+
+WORK = """
+import os, signal, sys, time
+from pathlib import Path
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+done = Path(os.environ["FROST_STORE"], "prepare", "ab")
+if not done.exists():
+    done.mkdir(parents=True)
+    time.sleep(600)
+print("was there already")
+"""
+
+
+def test_at_a_real_time_limit_a_job_is_queued_again(slurm, tmp_path):
+    """Slurm's own clock sends the notice, up to a minute early. In the other tests `scancel` does."""
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").touch()
+    (tmp_path / "stages" / "work.py").write_text(WORK)
+    (tmp_path / "job.sh").write_text("#!/bin/sh\nexec python -m frost job python -m stages.work\n")
+    path = f"{BIN}{os.pathsep}{slurm.environment['PATH']}"
+    own = {"PATH": path, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "FROST_STORE": str(tmp_path / "store")}
+    log, options = tmp_path / "log", ("--time=2", "--signal=B:TERM@30", "--requeue", "--open-mode=append")
+    words = ("sbatch", "--parsable", *options, f"--output={log}", f"--chdir={tmp_path}", tmp_path / "job.sh")
+    job = slurm.run(*words, env=slurm.environment | own).strip()
+    until(lambda: slurm.jobs() == {job: "PENDING"} and log.exists(), LONG)
+    slurm.begin_now(job)
+    until(lambda: not slurm.jobs(), LONG)
+    said = [line for line in log.read_text().splitlines() if not line.startswith("slurmstepd-")]
+    assert said == [f"stopped by SIGTERM: job {job} is queued again", "was there already"]
 
 
 def test_a_training_survives_ten_time_limits(slurm, alone, tmp_path):

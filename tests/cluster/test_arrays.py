@@ -15,9 +15,9 @@ from frost.cluster.jobs import balanced
 from frost.cluster.settings import ClusterParams, cluster_params
 from frost.cluster.task import OUTS
 from frost.errors import InputError
-from tests.cluster.slurm import NODES, start
+from tests.cluster.slurm import NODES, start, until
 from tests.paths import ROOT
-from tests.processes import contents, until
+from tests.processes import contents
 from tests.test_pipeline import STAGES, Repository, finished, new_repository, stages_run  # noqa: F401
 
 GATE = ROOT / "tests" / "cluster" / "gate"
@@ -154,7 +154,7 @@ def test_what_killed_and_requeued_tasks_lack_is_submitted_again(indexed, workspa
     workspace.slurm.run("scancel", "--signal=KILL", f"{first}_0")
     workspace.slurm.run("scontrol", "requeue", f"{first}_1")
     until(lambda: jobs().get(f"{first}_1") == "PENDING", LONG)
-    workspace.slurm.run("scontrol", "update", f"jobid={first}_1", "starttime=now")  # not in two minutes
+    workspace.slurm.begin_now(f"{first}_1")
     (gate / "open").touch()
     assert "prepare: 14 slices computed, 7 volumes" in ends(run)
     assert contents(tmp_path / "outs" / "images") == contents(indexed[1] / "images")
@@ -173,7 +173,7 @@ def test_the_tasks_of_a_dead_node_run_on_another(indexed, workspace, gate, tmp_p
     (gate / "open").touch()
     for task, state in workspace.slurm.jobs().items():
         if state == "PENDING":
-            workspace.slurm.run("scontrol", "update", f"jobid={task}", "starttime=now", check=False)
+            workspace.slurm.begin_now(task)
     assert "prepare: 14 slices computed, 7 volumes" in ends(run)
     assert contents(tmp_path / "outs" / "images") == contents(indexed[1] / "images")
     workspace.slurm.start_node(NODES[1])
@@ -232,7 +232,7 @@ def test_a_training_whose_time_is_over_goes_on_to_the_same_bytes(indexed, worksp
     (job,) = workspace.slurm.jobs()
     workspace.slurm.run("scancel", "--batch", "--signal=TERM", job)  # what comes before the time limit
     until(lambda: workspace.slurm.jobs() == {job: "PENDING"}, LONG)
-    workspace.slurm.run("scontrol", "update", f"jobid={job}", "starttime=now")  # not in two minutes
+    workspace.slurm.begin_now(job)
     said = ends(run)
     assert "it goes on from its last epoch in the next turn" in said and "goes on after epoch" in said
     assert contents(tmp_path / "outs") == {

@@ -4,8 +4,7 @@ import subprocess
 
 import pytest
 
-from tests.cluster.slurm import NODES, start
-from tests.processes import until
+from tests.cluster.slurm import NODES, start, until
 
 
 def test_steps_arrays_and_allocations_run_on_both_nodes(slurm, tmp_path):

@@ -96,6 +96,7 @@ def test_a_store_elsewhere_is_filled_and_linked_or_copied_from(work, where):
     undisturbed = start(work, "prepare")
     assert computed(undisturbed.communicate(timeout=120)[0]) == N_SLICES
     want, link = work.digest("prepare"), work.folder / "link"
+    shutil.rmtree(work.folder / CACHES["prepare"])
     memory = Path("/dev/shm")
     is_link = where == "behind a symbolic link"
     if not is_link and not (memory.is_dir() and memory.stat().st_dev != work.folder.stat().st_dev):

@@ -1,6 +1,5 @@
 """The record of one volume in the index. Without torch, whose import takes seconds."""
 
-import os
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +11,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from frost.errors import InputError
 from frost.mri.sampling import MaskRecord
 from frost.pipeline.params import Params
+from frost.pipeline.processes.unfinished import unfinished
 
 Layout = Literal[
     "fastmri", "fastmri_singlecoil", "fastmri_prostate", "m4raw", "ismrmrd", "bart", "cmrxrecon",
@@ -110,7 +110,7 @@ def write_index(folder: Path, index: Mapping[Split, Sequence[Volume]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         lines = [volume.model_dump_json() for volume in index[split]]
-        fresh = folder / f".{split}.json.{os.getpid()}"
+        fresh = folder / unfinished(f".{split}.json")
         fresh.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
         fresh.replace(folder / f"{split}.json")
 

@@ -57,14 +57,15 @@ def simulate(
     for split in SPLITS:
         (folder / split).mkdir(parents=True, exist_ok=True)
     tasks = plan(params)
-    if tasks and params.heads is not None:
-        (folder / HEADS).write_text(json.dumps(digests_of_heads(Path(params.heads)), indent=1) + "\n")
+    heads = digests_of_heads(Path(params.heads)) if tasks and params.heads is not None else None
     warnings = {}
     for task, warning in _run(folder, params, tasks, n_processes):
         if warning:
             warnings[task.name] = warning
         if progress is not None:
             progress(1)
+    if heads is not None:
+        (folder / HEADS).write_text(json.dumps(heads, indent=1) + "\n")
     volumes = {split: sum(task.split == split for task in tasks) for split in SPLITS}
     return volumes, [*_ignored(params), *(warnings[task.name] for task in tasks if task.name in warnings)]
 

@@ -23,7 +23,7 @@ from frost.pipeline.params import NamedParams
 from frost.planning.agreement import between_sections, notes, untracked_networks, with_files, with_scans
 from frost.planning.estimates import kspace_inputs, size
 from frost.planning.plan import plan_lines
-from frost.planning.probes import _timed, filled, training_seconds
+from frost.planning.probes import _timed, filled, training_probe
 from frost.planning.sections import read_project
 from frost.training.fit import FitParams
 from frost.training.stage_one import facts
@@ -272,7 +272,7 @@ def test_a_step_on_masks_of_samples_has_a_time(index):
         inputs[1].shape == inputs[2].shape == (1, 48, 44)
         and not inputs[0][~inputs[1][:, None].expand_as(inputs[0])].any()
     )
-    assert training_seconds(network, inputs, FitParams.model_validate(section["fit"]), 1, 1) > 0
+    assert training_probe(network, inputs, FitParams.model_validate(section["fit"]), 1, 1).seconds > 0
 
 
 def test_a_probe_that_takes_too_long_is_given_up(monkeypatch):

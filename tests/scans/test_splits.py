@@ -45,7 +45,7 @@ def test_a_flat_folder_is_cut_by_patient_and_adding_a_volume_moves_no_other(tmp_
 def test_what_a_volume_is_made_of_does_not_depend_on_the_split_it_is_cut_into(tmp_path, write_fastmri_tree):
     source = write_fastmri_tree(tmp_path, (2, 12, 2), prefix="", test_target=True)
     said = []
-    plain, cut = index_of(source), index_of(source, test={"when": "always"}, say=said.append)
+    plain, cut = index_of(source), index_of(source, test={"when": "always"}, note=said.append)
     assert {v.file for v in cut["test"]}.isdisjoint({v.file for v in plain["test"]})
     assert said[2].endswith("by patient, as index.splits.test.when is `always`; `missing` keeps what the source has")
     by_file = {volume.file: volume for volume in plain["val"]}

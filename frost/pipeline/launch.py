@@ -137,7 +137,7 @@ def run(main: Callable[[], None]) -> None:
             raise
         text = str(error).strip().rstrip(".")
         fail(f"{text}; was there too little memory? Run it again: {KEPT}")
-    except ConnectionError:  # so torch tells of one that was killed a moment ago, while it sent a batch
+    except (ConnectionResetError, ConnectionRefusedError):  # of a process that was killed while it sent a batch
         fail(f"DataLoader worker killed while it sent a batch; was there too little memory? Run it again: {KEPT}")
 
 

@@ -141,3 +141,19 @@ def test_only_a_folder_too_long_for_sockets_is_replaced(monkeypatch, tmp_path):
         monkeypatch.setattr(tempfile, "tempdir", None)
         use_short_sockets()
         assert os.environ["TMPDIR"] == tempfile.gettempdir() == used
+
+
+def failing(error):
+    def main():
+        raise error
+
+    return main
+
+
+def test_a_reader_killed_while_it_sent_a_batch_ends_in_one_line(capsys):
+    """A pipe that somebody closed, as of `dvc repro | head`, is no such process."""
+    with pytest.raises(SystemExit, match="1"):
+        run(failing(ConnectionResetError()))
+    assert capsys.readouterr().err.startswith("error: DataLoader worker killed")
+    with pytest.raises(BrokenPipeError):
+        run(failing(BrokenPipeError()))

@@ -30,7 +30,8 @@ from frost.pipeline.processes.unfinished import unfinished
 def write_report(runs: Sequence[Finished], output: Path, title: str, n_slices: int) -> None:
     """Write the report of one run, or of several side by side, with at most `n_slices` slices to look through.
 
-    The file is there whole or not at all. The first run is the one that the others are shown beside. Raises InputError where they were scored on other splits.
+    The file is there whole or not at all. The first run is the one that the others are shown beside. Raises InputError
+    where they were scored on other splits.
     """
     first, metrics = runs[0], [run.metrics() for run in runs]
     split = split_of(metrics[0])
